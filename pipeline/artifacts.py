@@ -1,0 +1,280 @@
+"""A run on disk: the folder of each stage, its weights, its manifest, and what each stage was made from.
+
+    artifacts/<run>/world       model.safetensors  last.safetensors  training_state.pt  curves.png
+                    encodings   encodings.png  dream.mp4
+                    policy      model.safetensors  training_state.pt  curves.png
+                    evaluation  evaluation.json  drive.mp4
+    and in each     settings.toml  metrics.jsonl  manifest.json
+
+A manifest names what the stage read, by content hash, so that the next stage can tell a stale input from a fresh one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from .config import Settings, validate
+from .errors import StageError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAY_CHANGE = {"updates", "save_every", "validate_every", "memory_gib"}  # how long and how, not what
+FORMAT = 1
+"""Version of the files below; raised when they change so that old ones cannot be read."""
+
+
+def check_name(name: str, what: str = "run") -> str:
+    """Return `name` if it may become a folder's name, else raise UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"'{name}' cannot name a {what}: use up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
+        )
+    return name
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it takes the place of `path` only once it is complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stage made, from what, and how far it got.
+
+    Attributes:
+        stage: name of the command.
+        inputs: content hash of everything the stage read, by name ("data", "world", "policy").
+        outputs: SHA-256 of every file another stage may read, by file name.
+        done: units of work finished (updates, episodes).
+        complete: whether the stage reached its end.
+        facts: what is worth telling, such as versions, seconds, hardware.
+    """
+
+    stage: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    done: int = 0
+    complete: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """The folder that one stage of one run writes to."""
+
+    path: Path
+    command: str
+    """What to type to make it, such as `dreamer fit-world --run demo`."""
+
+    @property
+    def weights(self) -> Path:
+        """The weights that the next stage reads."""
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    def read_manifest(self) -> Manifest | None:
+        """The manifest, or None where the stage has not started. Raises StageError where it is unreadable."""
+        path = self.path / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise StageError(f"{path} is damaged ({error}); run `{self.command} --fresh`") from error
+        if manifest.format != FORMAT:
+            raise StageError(
+                f"{path} has format {manifest.format}, this version reads {FORMAT}; run `{self.command} --fresh`"
+            )
+        return manifest
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write the manifest atomically."""
+        write_text(self.path / "manifest.json", json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n")
+
+    def read_settings(self) -> Settings:
+        """The settings that the stage ran with. Raises StageError where they are missing or damaged."""
+        path = self.path / "settings.toml"
+        try:
+            return validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, UsageError) as error:
+            raise StageError(f"{path} cannot be read ({error}); run `{self.command} --fresh`") from error
+
+    def write_settings(self, settings: Settings) -> None:
+        """Write all settings as TOML."""
+        write_text(self.path / "settings.toml", tomli_w.dumps(settings.model_dump()))
+
+    def start(
+        self, settings: Settings, sections: Collection[str], inputs: Mapping[str, str], *, fresh: bool = False
+    ) -> tuple[Manifest, Settings]:
+        """Begin to fill the folder, or go on where an earlier run of the command stopped.
+
+        Args:
+            settings: as asked for now.
+            sections: the names of the settings that this stage depends on.
+            inputs: content hashes of what it reads.
+            fresh: discard what is there.
+
+        Returns:
+            The manifest so far, and the settings to work with, in which what an earlier run has measured
+            (`precision`) is filled in.
+
+        Raises:
+            StageError: the inputs have changed since.
+            UsageError: other settings are asked for than those it was begun with.
+        """
+        if fresh and self.path.exists():
+            shutil.rmtree(self.path)
+        manifest = self.read_manifest()
+        if manifest is None:
+            self.write_settings(settings)
+            manifest = Manifest(self.command.split()[1], dict(inputs))
+            self.write_manifest(manifest)
+            return manifest, settings
+        for name, digest in inputs.items():
+            if manifest.inputs.get(name) != digest:
+                raise StageError(
+                    f"{self.path} was begun with another {name} than there is now; run `{self.command} --fresh`"
+                )
+        settings = self._reconcile(settings, sections)
+        self.write_settings(settings)
+        return manifest, settings
+
+    def _reconcile(self, settings: Settings, sections: Collection[str]) -> Settings:
+        before = self.read_settings().section_values(sections)
+        for name, value in settings.section_values(sections).items():
+            key = name.split(".")[-1]
+            if key == "precision" and value == "auto":
+                settings = settings.with_value(name, before[name])
+            elif before[name] != value and key not in _MAY_CHANGE:
+                raise UsageError(
+                    f"{self.path} was begun with {name} = {before[name]}, not {value}; choose another --run, "
+                    f"or start anew with `{self.command} --fresh`"
+                )
+        return settings
+
+    def require(self, inputs: Mapping[str, str]) -> Manifest:
+        """The manifest of a finished stage whose inputs are still what it read and whose outputs are unchanged.
+
+        Args:
+            inputs: content hashes, as they are now, of (some of) what the stage read.
+
+        Raises:
+            StageError: it is missing, unfinished, stale or changed; the message names the command that mends it.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise StageError(f"{self.path} is missing; run `{self.command}`")
+        if not manifest.complete:
+            raise StageError(f"{self.path} is unfinished ({manifest.done} done); run `{self.command}` to go on")
+        for name, digest in inputs.items():
+            if manifest.inputs.get(name) != digest:
+                raise StageError(
+                    f"{self.path} was made from another {name} than there is now; run `{self.command} --fresh`"
+                )
+        for name, digest in manifest.outputs.items():
+            path = self.path / name
+            if not path.exists() or file_hash(path) != digest:
+                raise StageError(f"{path} is missing or changed since it was made; run `{self.command} --fresh`")
+        return manifest
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: one folder with a folder for each stage."""
+
+    root: Path
+
+    @classmethod
+    def named(cls, name: str, root: Path = Path("artifacts")) -> Run:
+        """The run `root/name`, or the run at `name` itself where that is the path of a folder."""
+        if os.sep in name and Path(name).is_dir():
+            return cls(Path(name))
+        return cls(root / check_name(name))
+
+    def _stage(self, folder: str, command: str) -> StageFolder:
+        return StageFolder(self.root / folder, f"dreamer {command} --run {self.root.name}")
+
+    @property
+    def world(self) -> StageFolder:
+        """Left by `dreamer fit-world`."""
+        return self._stage("world", "fit-world")
+
+    @property
+    def encodings(self) -> StageFolder:
+        """Left by `dreamer show-encodings`."""
+        return self._stage("encodings", "show-encodings")
+
+    @property
+    def policy(self) -> StageFolder:
+        """Left by `dreamer fit-policy`."""
+        return self._stage("policy", "fit-policy")
+
+    @property
+    def evaluation(self) -> StageFolder:
+        """Left by `dreamer evaluate`."""
+        return self._stage("evaluation", "evaluate")
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors, atomically, with `header` as JSON in the file's metadata."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, temporary, metadata={"dreamer": json.dumps(dict(header))})
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_weights` wrote: tensors by name, and the header. Raises StageError on any damage."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header = json.loads((stream.metadata() or {})["dreamer"])
+            return {name: stream.get_tensor(name) for name in stream.keys()}, header  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise StageError(f"{path} is not a weights file of this project ({error})") from error

@@ -1,0 +1,175 @@
+"""What a person sees while a command works: messages, progress with the live metrics, tables; and the metrics' log."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal
+
+_out = Console(highlight=False, soft_wrap=True)
+_error = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def set_quiet(quiet: bool) -> None:
+    """Print nothing but warnings and errors from now on."""
+    _out.quiet = quiet
+
+
+def say(message: str) -> None:
+    """Print a line."""
+    _out.print(escape(message))
+
+
+def warn(message: str) -> None:
+    """Print a warning to standard error."""
+    _error.print(f"[yellow]Warning:[/] {escape(message)}")
+
+
+def fail(message: str) -> None:
+    """Print an error to standard error."""
+    _error.print(f"[red]Error:[/] {escape(message)}")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are numbers, flush right."""
+    grid = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    _out.print(grid)
+
+
+def short(value: float) -> str:
+    """A number in about four digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+        return f"{value:.2e}"
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1:02` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Meter:
+    """Progress of long work: a bar with rate, time left and live metrics, or plain lines off a terminal.
+
+    Args:
+        title: what is being done.
+        total: units of work in all.
+        unit: name of a unit, plural.
+        done: units finished before, by an earlier run of the command.
+    """
+
+    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.first = self.done = done
+        self.started = self.printed = time.monotonic()
+        self.text = ""
+        self.bar: Progress | None = None
+        if _out.is_terminal and not _out.quiet:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[metrics]}"),
+                console=_out,
+            )
+            self.task = self.bar.add_task(title, total=total, completed=done, rate="", metrics="")
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        elif kind is None and self.done > self.first:
+            self._print_plain()
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the start."""
+        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+
+    def advance_to(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Show that `done` units are finished, with the metrics that matter."""
+        self.done = done
+        if metrics is not None:
+            self.text = "  ".join(f"{name} {short(value)}" for name, value in metrics.items())
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, rate=f"{self.rate:.3g} {self.unit}/s", metrics=self.text)
+        elif time.monotonic() - self.printed >= _PLAIN_EVERY:
+            self._print_plain()
+
+    def _print_plain(self) -> None:
+        self.printed = time.monotonic()
+        left = duration((self.total - self.done) / self.rate) if self.rate > 0 else "?"
+        pace = f"{self.done}/{self.total} {self.unit}, {self.rate:.3g}/s, {left} left"
+        say(f"{self.title}: {pace}  {self.text}".rstrip())
+
+
+class MetricsLog:
+    """Appends metrics to a JSONL file, one object a line, each with its `step`.
+
+    Args:
+        path: the file.
+        after: keep only lines up to this step, so that a resumed run writes neither gaps nor doubles.
+    """
+
+    def __init__(self, path: Path, after: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= after]
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text("".join(kept), encoding="utf-8")
+        fresh.replace(path)  # a kill in between leaves the old file
+        self.stream = path.open("a", encoding="utf-8")
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one line. A number that is not finite becomes null, for JSON has no other word for it."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.stream.write(json.dumps({"step": step, **finite}) + "\n")
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+
+def read_lines(path: Path) -> list[dict[str, float]]:
+    """Read a metrics file; a last line cut short by a kill is left out."""
+    lines: list[dict[str, float]] = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines
+
+
+def flush() -> None:
+    """Bring everything printed so far to the screen."""
+    sys.stdout.flush()
