@@ -1,0 +1,1 @@
+"""The figures that the README quotes, each as a command that anyone can run."""

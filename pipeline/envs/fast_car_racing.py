@@ -1,0 +1,291 @@
+"""CarRacing-v3 with its pictures drawn bit for bit as gymnasium draws them, in a fraction of the time.
+
+A stock step spends 97 % of its time on the picture: it rotates 700 polygons of which some 40 can be seen,
+and opens a font file to write the score. `FastCarRacing` replaces that drawing alone. Physics, rewards,
+flags, info and random numbers are gymnasium's own code, untouched. Two things make it fast:
+
+1. A step whose picture nobody looks at (`step(action, draw=False)`) draws none.
+2. A picture that is looked at takes the short cuts below, none of which changes a pixel.
+
+How a picture comes about, and why each short cut is exact. The numbers are rows of the 1000x800 window::
+
+    stock        scene, y upwards -> flip -> bar painted over rows 700-799 -> shrink to 96x96
+    here   scene rows 100-799 -> shrink x -> flip --.
+                 bar rows 700-799 -> shrink x -------+-> 96x800 -> shrink y to 96x96
+
+- *Only what is seen is drawn.* Scene rows 0-99 end under the bar. Polygons are culled by their bounding
+  circles, with a margin, so a wrongly kept one is drawn off the picture and a wrongly dropped one cannot be.
+- *The rest is drawn by the same calls on a surface of the same size.* Vertices go through pygame's own
+  `rotate_rad` and the same double arithmetic. The surface is whole since SDL_gfx clips a line before it
+  draws it: on a smaller surface the anti-aliasing of a clipped line would differ.
+- *The background is filled* where the playfield covers the whole window.
+- *smoothscale shrinks x first, row by row, into 8-bit pixels, then y.* So rows may be shrunk in x apart and
+  flipped afterwards, when they are a tenth as wide. Flipping after y would not be exact.
+- *Font and surfaces are kept*, and what is shown of a surface is painted anew.
+"""
+
+# mypy: allow-untyped-calls
+# (gymnasium's methods are not annotated.)
+
+from __future__ import annotations
+
+import cmath
+import math
+import warnings
+from functools import cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pygame
+from gymnasium.envs.box2d import car_racing as stock
+from gymnasium.envs.box2d.car_racing import CarRacing
+from numpy.typing import NDArray
+from pygame import gfxdraw
+from pygame.math import Vector2
+
+TESTED_GYMNASIUM = ("1.4.0",)
+"""Versions whose drawing this module reproduces. (1.3.0 writes the score with all its decimals.)"""
+
+_METHODS = (
+    "_render",
+    "_create_track",
+    "_draw_colored_polygon",
+    "_render_indicators",
+    "_create_image_array",
+)
+_CONSTANTS = (
+    "GRASS_DIM",
+    "PLAYFIELD",
+    "SCALE",
+    "STATE_H",
+    "STATE_W",
+    "WINDOW_H",
+    "WINDOW_W",
+    "ZOOM",
+)
+
+_BAR = 100
+"""Height of the bar, in window pixels: `5 * WINDOW_H / 40`."""
+
+_MARGIN = 16
+"""Window pixels by which a polygon must miss the picture to be left out. SDL_gfx strays by one or two."""
+
+_Camera = tuple[float, float, Vector2]
+"""Angle (radians), zoom (pixels a unit) and shift (pixels): `pixel = rotate(point, angle) * zoom + shift`."""
+
+_StepResult = tuple[Any, float, bool, bool, dict[str, Any]]
+
+
+class FastCarRacing(CarRacing):
+    """gymnasium's `CarRacing` with exact but fast `state_pixels`, and steps that need not draw.
+
+    Takes the arguments of `CarRacing`. Pictures for `rgb_array` and `human`, of `domain_randomize=True`, and
+    those where an indicator leaves the bar are drawn by gymnasium. So is everything, after one warning a
+    process, where gymnasium is not of a tested version, lacks a private name used here, or where the first
+    picture of this environment is not what gymnasium draws.
+    """
+
+    car: Any  # gymnasium's, None before the first reset
+    surf: Any  # the surface that gymnasium's helpers draw on
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._wanted = True
+        self._checked = False
+        reason = _why_not()
+        self._fast = reason is None and not self.domain_randomize
+        if reason is not None:
+            _warn_once(reason)
+        if self._fast:
+            self._canvas = _Canvas()
+
+    def step(self, action: Any, *, draw: bool = True) -> _StepResult:
+        """Advance by 1/50 s.
+
+        Args:
+            action: float array (3,), `[steer -1..1, gas 0..1, brake 0..1]`.
+            draw: False where the picture will not be looked at: the observation returned is then an earlier
+                one, unless this step ends the episode (its last picture is always drawn).
+
+        Returns:
+            Observation (96, 96, 3) uint8, reward, terminated, truncated, info, all as gymnasium's.
+        """
+        self._wanted = draw
+        try:
+            result: _StepResult = super().step(action)
+            return result
+        finally:
+            self._wanted = True
+
+    def _create_track(self) -> bool:
+        done = bool(super()._create_track())
+        if done and self._fast:
+            self._scenery = _Scenery(_grass(self.grass_color) + self.road_poly)
+        return done
+
+    def _render(self, mode: str) -> Any:
+        if not self._fast or mode != "state_pixels" or self.car is None:
+            return super()._render(mode)
+        if not self._checked:
+            return self._first_picture()
+        if not self._wanted and not self._episode_ends():
+            return self.state
+        return self._draw_state() if self._bar_holds_indicators() else super()._render(mode)
+
+    def _first_picture(self) -> NDArray[np.uint8]:
+        """Draw both ways, so that a pygame that draws otherwise than expected is found out at once."""
+        self._checked = True
+        fast = self._draw_state()
+        exact: NDArray[np.uint8] = super()._render("state_pixels")
+        if not np.array_equal(fast, exact):
+            self._fast = False
+            _warn_once(f"pygame {pygame.version.ver} draws otherwise than expected")
+        return exact
+
+    def _episode_ends(self) -> bool:
+        """Whether the step under way, whose physics is done and whose flags are not, ends the episode."""
+        x, y = self.car.hull.position
+        off_field: bool = abs(x) > stock.PLAYFIELD or abs(y) > stock.PLAYFIELD
+        return off_field or self.new_lap or self.tile_visited_count == len(self.track)
+
+    def _bar_holds_indicators(self) -> bool:
+        # The columns reach the top of the bar at a speed of 200 or a wheel's spin of 400 rad/s.
+        speed = self.car.hull.linearVelocity.length
+        return speed < 195.0 and all(wheel.omega < 390.0 for wheel in self.car.wheels)
+
+    def _camera(self) -> _Camera:
+        """The camera, with the arithmetic of `CarRacing._render`, operation for operation."""
+        hull = self.car.hull
+        angle = -hull.angle
+        zoom = 0.1 * stock.SCALE * max(1 - self.t, 0) + stock.ZOOM * stock.SCALE * min(self.t, 1)
+        scroll = Vector2((-(hull.position[0]) * zoom, -(hull.position[1]) * zoom)).rotate_rad(angle)
+        return angle, zoom, Vector2(stock.WINDOW_W / 2 + scroll[0], stock.WINDOW_H / 4 + scroll[1])
+
+    def _draw_state(self) -> NDArray[np.uint8]:
+        canvas, camera = self._canvas, self._camera()
+        angle, zoom, shift = camera
+
+        self.surf = canvas.scene
+        self._draw_background(camera)
+        self._scenery.draw(canvas.scene, camera)
+        self.car.draw(canvas.scene, zoom, shift, angle, False)
+
+        self.surf = canvas.panel
+        self._render_indicators(stock.WINDOW_W, stock.WINDOW_H)
+        text = _score_text(f"{self.reward:04.0f}")
+        canvas.panel.blit(text, text.get_rect(center=(60, stock.WINDOW_H - stock.WINDOW_H * 2.5 / 40.0)))
+
+        picture: NDArray[np.uint8] = self._create_image_array(canvas.shrunk_in_x(), (stock.STATE_W, stock.STATE_H))
+        return picture
+
+    def _draw_background(self, camera: _Camera) -> None:
+        angle, zoom, shift = camera
+        # The car is drawn at (500, 200): no corner of the window is farther from it than this.
+        reach = (math.hypot(stock.WINDOW_W / 2, stock.WINDOW_H * 3 / 4) + _MARGIN) / zoom
+        x, y = self.car.hull.position
+        if max(abs(x), abs(y)) + reach < stock.PLAYFIELD:
+            self._canvas.seen.fill(self.bg_color)
+            return
+        self._canvas.seen.fill((0, 0, 0))
+        b = stock.PLAYFIELD
+        field = [(b, b), (b, -b), (-b, -b), (-b, b)]
+        self._draw_colored_polygon(self.surf, field, self.bg_color, zoom, shift, angle, clip=False)
+
+
+class _Canvas:
+    """The surfaces that pictures are drawn on, made once: a new one for each picture costs time."""
+
+    def __init__(self) -> None:
+        width, height = stock.WINDOW_W, stock.WINDOW_H
+        self.scene = pygame.Surface((width, height))  # the world, y upwards
+        self.panel = pygame.Surface((width, height))  # the bar, where it is in the finished window
+        self._narrow = pygame.Surface((stock.STATE_W, height))  # both, shrunk in x
+        # Views of parts of the above.
+        self.seen = self.scene.subsurface((0, _BAR, width, height - _BAR))
+        self._bar = self.panel.subsurface((0, height - _BAR, width, _BAR))
+        self._narrow_bar = self._narrow.subsurface((0, height - _BAR, stock.STATE_W, _BAR))
+
+    def shrunk_in_x(self) -> pygame.Surface:
+        """The finished window, 96 pixels wide and still 800 high."""
+        seen = pygame.transform.smoothscale(self.seen, (stock.STATE_W, self.seen.get_height()))
+        self._narrow.blit(pygame.transform.flip(seen, False, True), (0, 0))
+        pygame.transform.smoothscale(self._bar, self._narrow_bar.get_size(), self._narrow_bar)
+        return self._narrow
+
+
+class _Scenery:
+    """Grass patches and road of one track, in drawing order, with what is needed to leave out the unseen.
+
+    Args:
+        polygons: N pairs of four vertices (world units) and a colour. A tile's colour is an array, which
+            changes when a wheel touches the tile: it is read when the tile is drawn.
+    """
+
+    def __init__(self, polygons: list[tuple[Any, Any]]) -> None:
+        corners = np.array([vertices for vertices, _ in polygons], dtype=np.float64)  # (N, 4, 2)
+        points = corners[..., 0] + 1j * corners[..., 1]  # (N, 4): a complex product is a rotation
+        self._centres = points.mean(axis=1)  # (N,)
+        self._radii = np.abs(points - self._centres[:, None]).max(axis=1)  # (N,)
+        self._polygons = [([Vector2(v) for v in vertices], colour) for vertices, colour in polygons]
+
+    def draw(self, surface: pygame.Surface, camera: _Camera) -> None:
+        """Draw what can be seen, as `CarRacing._draw_colored_polygon` does."""
+        angle, zoom, shift = camera
+        for i in self._seen(camera):
+            vertices, colour = self._polygons[i]
+            points = [v.rotate_rad(angle) * zoom + shift for v in vertices]
+            rgb = colour if isinstance(colour, tuple) else [int(c) for c in colour.tolist()]
+            gfxdraw.aapolygon(surface, points, rgb)
+            gfxdraw.filled_polygon(surface, points, rgb)
+
+    def _seen(self, camera: _Camera) -> list[int]:
+        """Indices of the polygons whose bounding circle comes near the rows and columns that are seen."""
+        angle, zoom, shift = camera
+        width, height = stock.WINDOW_W, stock.WINDOW_H - _BAR
+        middle = Vector2(width / 2, _BAR + height / 2)
+        off = self._centres * cmath.rect(zoom, angle) + complex(*(shift - middle))
+        reach = self._radii * zoom + _MARGIN
+        seen = (np.abs(off.real) < width / 2 + reach) & (np.abs(off.imag) < height / 2 + reach)
+        indices: list[int] = np.flatnonzero(seen).tolist()
+        return indices
+
+
+def _grass(colour: NDArray[Any]) -> list[tuple[Any, Any]]:
+    """The patches of `CarRacing._render_road`, in its order."""
+    d = stock.GRASS_DIM
+    rgb = tuple(int(c) for c in colour)
+    return [
+        ([(d * x + d, d * y), (d * x, d * y), (d * x, d * y + d), (d * x + d, d * y + d)], rgb)
+        for x in range(-20, 20, 2)
+        for y in range(-20, 20, 2)
+    ]
+
+
+@cache
+def _font() -> pygame.font.Font:
+    pygame.font.init()
+    return pygame.font.Font(pygame.font.get_default_font(), 42)
+
+
+def _score_text(text: str) -> pygame.Surface:
+    white, black = (255, 255, 255), (0, 0, 0)
+    try:
+        return _font().render(text, True, white, black)
+    except pygame.error:  # a pygame.quit() elsewhere in the process takes the fonts with it
+        _font.cache_clear()
+        return _font().render(text, True, white, black)
+
+
+def _why_not() -> str | None:
+    """Why drawing fast cannot be trusted here, or None."""
+    if gymnasium.__version__ not in TESTED_GYMNASIUM:
+        return f"gymnasium {gymnasium.__version__} is untested (tested: {', '.join(TESTED_GYMNASIUM)})"
+    missing = [f"CarRacing.{name}" for name in _METHODS if not hasattr(CarRacing, name)]
+    missing += [name for name in _CONSTANTS if not hasattr(stock, name)]
+    return f"this gymnasium has no {' and no '.join(missing)}" if missing else None
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"CarRacing is drawn by gymnasium itself, about 12 times slower: {reason}.", stacklevel=3)

@@ -1,0 +1,148 @@
+"""Random drivers: no policy here looks at the picture, at the simulator, or at anything else.
+
+A driver who looks at nothing leaves the road at the first or second bend and then sees grass. What teaches a
+world model is therefore not one long drive but many short and different ones: the process is drawn anew for
+every episode, from crawling to full gas and from straight on to full lock, and the episode is stopped some
+decisions after the car has left the road.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError, did_you_mean
+from .view import ACTION_HIGH, ACTION_LOW
+
+
+class RandomPolicy(ABC):
+    """A driver for one episode. Each call gives the next action, (3,) float32 `[steer, gas, brake]`.
+
+    Args:
+        rng: its only source of anything; actions depend on its state alone.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    @abstractmethod
+    def __call__(self) -> NDArray[np.float32]:
+        """Return the action of the next decision, within `ACTION_LOW` and `ACTION_HIGH`."""
+
+
+class Uniform(RandomPolicy):
+    """An action drawn uniformly at each decision. Gas and brake cancel: the car crawls along the road."""
+
+    name = "uniform"
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Draw an action."""
+        return self._rng.uniform(ACTION_LOW, ACTION_HIGH).astype(np.float32)
+
+
+class Brownian(RandomPolicy):
+    """A random walk, `a' = clip(a + sqrt(1/50) N(0, 1))`, from a uniform start: that of ctallec/world-models."""
+
+    name = "brownian"
+    _STEP = math.sqrt(1 / 50)
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
+        self._action = rng.uniform(ACTION_LOW, ACTION_HIGH)
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Return the present action and walk on."""
+        action = self._action
+        self._action = np.clip(action + self._STEP * self._rng.normal(size=3), ACTION_LOW, ACTION_HIGH)
+        return action.astype(np.float32)
+
+
+class Smooth(RandomPolicy):
+    """Steering and gas that wander (Ornstein-Uhlenbeck processes) and some braking, anew for every episode.
+
+    Drawn for an episode, with rates and probabilities a decision:
+
+    - steering, from straight on: rate U(.05, .5) back to straight on, standard deviation .03 to .9,
+      log-uniform. Gentle steering is what reaches high speeds, hard steering what skids and comes back.
+    - gas: rate .1 to a target U(0, 1), standard deviation U(.05, .4); the target is drawn again with
+      probability .02, so that a car speeds up, coasts and speeds up.
+    - brake: begins with probability U(0, .08), at a strength U(.1, 1) (above .9 the wheels lock), ends with
+      probability 1/2. Whatever the gas.
+    """
+
+    name = "smooth"
+    _GAS_RATE, _NEW_GAS, _BRAKE_ENDS = 0.1, 0.02, 0.5
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
+        self._steer_rate = rng.uniform(0.05, 0.5)
+        self._steer_deviation = math.exp(rng.uniform(math.log(0.03), math.log(0.9)))
+        self._gas_deviation = rng.uniform(0.05, 0.4)
+        self._brake_begins = rng.uniform(0.0, 0.08)
+        self._steer, self._brake = 0.0, 0.0
+        self._gas = self._gas_target = rng.uniform(0.0, 1.0)
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Wander on for one decision."""
+        rng = self._rng
+        self._steer = self._wander(self._steer, 0.0, self._steer_rate, self._steer_deviation)
+        if rng.random() < self._NEW_GAS:
+            self._gas_target = rng.uniform(0.0, 1.0)
+        self._gas = self._wander(self._gas, self._gas_target, self._GAS_RATE, self._gas_deviation)
+        if self._brake > 0.0 and rng.random() < self._BRAKE_ENDS:
+            self._brake = 0.0
+        elif self._brake == 0.0 and rng.random() < self._brake_begins:
+            self._brake = rng.uniform(0.1, 1.0)
+        action = np.array([self._steer, self._gas, self._brake], dtype=np.float32)
+        # What would leave the bounds stays on them: held inside, a process is not lost far outside.
+        action = np.clip(action, ACTION_LOW, ACTION_HIGH)
+        self._steer, self._gas = float(action[0]), float(action[1])
+        return action
+
+    def _wander(self, value: float, mean: float, rate: float, deviation: float) -> float:
+        """One step of the process whose stationary standard deviation is `deviation`, whatever the rate."""
+        noise = deviation * math.sqrt(1.0 - (1.0 - rate) ** 2)
+        return value + rate * (mean - value) + noise * float(self._rng.normal())
+
+
+_SHARES: tuple[tuple[type[RandomPolicy], float], ...] = ((Smooth, 0.96), (Brownian, 0.03), (Uniform, 0.01))
+"""Of the episodes of `mixture`. Drives that crawl stay on the road and last: of the decisions it is more."""
+
+
+def mixture(rng: np.random.Generator) -> RandomPolicy:
+    """Draw one of the other policies for an episode: mostly `smooth`."""
+    kinds, shares = zip(*_SHARES, strict=True)
+    return kinds[rng.choice(len(kinds), p=shares)](rng)  # type: ignore[no-any-return]
+
+
+POLICIES: dict[str, Callable[[np.random.Generator], RandomPolicy]] = {
+    Uniform.name: Uniform,
+    Brownian.name: Brownian,
+    Smooth.name: Smooth,
+    "mixture": mixture,
+}
+
+
+def make_policy(name: str, rng: np.random.Generator) -> RandomPolicy:
+    """Make the random driver of one episode.
+
+    Args:
+        name: one of `POLICIES`.
+        rng: source of the policy's own parameters and of its actions.
+
+    Returns:
+        A policy; its `name` is that of the process drawn, for `mixture` too.
+
+    Raises:
+        UsageError: There is no policy of that name.
+    """
+    if name not in POLICIES:
+        raise UsageError(f"there is no random policy '{name}'{did_you_mean(name, POLICIES)}")
+    return POLICIES[name](rng)

@@ -1,0 +1,30 @@
+"""Track seeds. A seed given to `AgentView.reset` makes always the same track.
+
+Three sets that cannot meet, by their ranges: what is learned from, what is chosen by, what is reported.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+REPORT_TRACKS: tuple[int, ...] = tuple(range(1000, 1100))
+"""The published tracks: every score that is reported is a mean over these, or over the first of them."""
+
+SELECTION_TRACKS: tuple[int, ...] = tuple(range(2000, 2100))
+"""For choosing settings and checkpoints while developing."""
+
+_COLLECTION_FROM, _COLLECTION_TO = 2**24, 2**31
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """The track that random driving meets in an episode: at least 2**24, so never one of those above.
+
+    Args:
+        seed: of the data set, >= 0.
+        episode: number of the episode in it, >= 0.
+
+    Returns:
+        A seed that depends on these two alone, in [2**24, 2**31).
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, episode]))
+    return int(rng.integers(_COLLECTION_FROM, _COLLECTION_TO))

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pygame
+import pytest
+from gymnasium.envs.box2d.car_racing import PLAYFIELD, CarRacing
+
+from pipeline.envs import fast_car_racing
+from pipeline.envs.fast_car_racing import FastCarRacing
+
+STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
+
+
+class Pair:
+    """gymnasium's environment and ours, driven alike; every step must come out alike."""
+
+    def __init__(self, **options: Any) -> None:
+        self.stock = gymnasium.make("CarRacing-v3", **options)
+        self.ours = FastCarRacing(**options)
+        self.both = (self.stock.unwrapped, self.ours)
+
+    def reset(self, seed: int) -> None:
+        theirs, _ = self.stock.reset(seed=seed)
+        ours, info = self.ours.reset(seed=seed)
+        assert info == {}
+        np.testing.assert_array_equal(ours, theirs)
+
+    def step(self, action: np.ndarray, *, draw: bool = True) -> bool:
+        """Step both and compare all; the pictures where ours was drawn. Returns whether the episode ended."""
+        theirs, reward, terminated, _, info = self.stock.step(action)
+        result = self.ours.step(action, draw=draw)
+        assert result[1:] == (reward, terminated, False, info)
+        if draw or terminated:
+            np.testing.assert_array_equal(result[0], theirs)
+        return bool(terminated)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    both = Pair()
+    yield both
+    both.stock.close()
+    both.ours.close()
+
+
+@pytest.fixture(autouse=True)
+def warn_anew() -> None:
+    fast_car_racing._warn_once.cache_clear()
+
+
+@pytest.mark.parametrize("seed", [0, 7, 123456])
+def test_every_picture_of_a_wild_drive_is_gymnasiums(pair: Pair, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pair.reset(seed)
+    steer, reached = 0.0, 0.0
+    for step in range(150):
+        steer = 0.9 * steer + rng.normal(0.0, 0.05)
+        brake = 1.0 if step % 70 > 64 else 0.0
+        pair.step(np.array([steer, 0.7, brake], dtype=np.float32))
+        reached = max(reached, pair.ours.car.hull.linearVelocity.length)
+    assert pair.ours._fast
+    assert reached > 30
+
+
+def test_the_edge_of_the_playfield_and_leaving_it(pair: Pair) -> None:
+    pair.reset(0)
+    for step in range(400):
+        near_edge = max(abs(x) for x in pair.ours.car.hull.position) > PLAYFIELD - 25
+        if pair.step(STRAIGHT, draw=near_edge and step % 3 == 0):
+            break
+    assert step < 399
+    beyond = (pair.ours.state[:84] == 0).all(axis=2)  # black
+    assert beyond.mean() > 0.1
+
+
+@pytest.mark.parametrize("spin", [1000.0, -1000.0])
+def test_an_indicator_that_leaves_the_bar(pair: Pair, spin: float) -> None:
+    pair.reset(3)
+    for env in pair.both:
+        env.car.wheels[1].omega = spin
+    pair.step(STRAIGHT)
+    assert pair.ours._bar_holds_indicators() == (spin < 0)
+    for env in pair.both:
+        env.car.wheels[1].omega = spin
+        env.car.hull.angularVelocity = 30.0
+        env.car.hull.linearVelocity = (0.0, 150.0)
+    pair.step(STRAIGHT)
+
+
+def test_every_direction_of_view(pair: Pair) -> None:
+    pair.reset(5)
+    for step in range(30):
+        for env in pair.both:
+            env.car.hull.linearVelocity = (3.0, -20.0)
+            env.car.hull.angle += 0.22  # once around
+            env.t = 2.0  # past the zoom
+        pair.step(STRAIGHT, draw=step % 3 == 0)
+
+
+@pytest.mark.parametrize("score", [-123.4, -0.6, 0.0, 7.49999, 99.5, 1234.5])
+def test_scores_are_written_alike(pair: Pair, score: float) -> None:
+    pair.reset(2)
+    for env in pair.both:
+        env.reward = score
+    pair.step(STRAIGHT)
+
+
+def test_a_step_that_is_not_drawn_returns_the_last_picture_drawn() -> None:
+    env = FastCarRacing()
+    first, _ = env.reset(seed=1)
+    for _ in range(20):
+        state, *_ = env.step(STRAIGHT, draw=False)
+    assert state is first
+    drawn, *_ = env.step(STRAIGHT)
+    assert (drawn != first).any()
+
+
+def test_what_follows_a_step_that_is_not_drawn_is_drawn(pair: Pair) -> None:
+    pair.reset(1)
+    pair.step(STRAIGHT, draw=False)
+    np.testing.assert_array_equal(pair.ours._render("state_pixels"), pair.stock.unwrapped.state)
+    pair.reset(2)
+
+
+@pytest.mark.parametrize("ending", ["tiles", "new_lap"])
+def test_the_last_picture_of_a_lap_is_drawn_unasked(pair: Pair, ending: str) -> None:
+    pair.reset(4)
+    for env in pair.both:
+        if ending == "tiles":
+            for tile in env.road[8:]:
+                tile.road_visited = True
+            env.tile_visited_count = len(env.road) - sum(not tile.road_visited for tile in env.road)
+    for step in range(100):
+        if ending == "new_lap" and step == 20:
+            for env in pair.both:
+                env.new_lap = True
+        if pair.step(STRAIGHT, draw=False):
+            break
+    assert 10 < step < 99
+
+
+def test_pictures_for_people_are_gymnasiums(pair: Pair) -> None:
+    both = Pair(render_mode="rgb_array")
+    both.reset(1)
+    both.step(STRAIGHT)
+    picture = both.ours.render()
+    assert picture.shape == (400, 600, 3)
+    np.testing.assert_array_equal(picture, both.stock.render())
+    both.step(STRAIGHT)  # and ours goes on after it
+
+
+def test_randomized_colours_are_left_to_gymnasium() -> None:
+    both = Pair(domain_randomize=True)
+    both.reset(1)
+    both.step(STRAIGHT)
+    assert not both.ours._fast
+
+
+def test_survives_a_pygame_quit_elsewhere(pair: Pair) -> None:
+    pair.reset(1)
+    pygame.quit()
+    pair.step(STRAIGHT)
+
+
+def test_can_be_pickled() -> None:
+    again = pickle.loads(pickle.dumps(FastCarRacing(render_mode="rgb_array")))
+    assert again.render_mode == "rgb_array"
+    assert again.reset(seed=0)[0].shape == (96, 96, 3)
+
+
+def _assert_all_is_gymnasiums(env: FastCarRacing) -> None:
+    stock = CarRacing()
+    np.testing.assert_array_equal(env.reset(seed=9)[0], stock.reset(seed=9)[0])
+    for _ in range(3):  # drawn always, since skipping leans on private names too
+        np.testing.assert_array_equal(env.step(STRAIGHT, draw=False)[0], stock.step(STRAIGHT)[0])
+
+
+def test_an_untested_gymnasium_draws_itself_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gymnasium, "__version__", "9.9.9")
+    with pytest.warns(UserWarning, match=r"gymnasium 9\.9\.9 is untested") as caught:
+        env = FastCarRacing()
+        FastCarRacing()
+    assert len(caught) == 1
+    _assert_all_is_gymnasiums(env)
+
+
+def test_a_missing_private_name_draws_itself_after_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.delattr(CarRacing, "_render_indicators")
+        with pytest.warns(UserWarning, match=r"no CarRacing\._render_indicators"):
+            env = FastCarRacing()
+    _assert_all_is_gymnasiums(env)
+
+
+def test_a_first_picture_that_differs_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastCarRacing, "_draw_state", lambda self: np.zeros((96, 96, 3), np.uint8))
+    env = FastCarRacing()
+    with pytest.warns(UserWarning, match="draws otherwise than expected"):
+        _assert_all_is_gymnasiums(env)
+
+
+def test_no_warning_where_all_is_as_tested() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        FastCarRacing().reset(seed=0)

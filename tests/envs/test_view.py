@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import cv2
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.envs.random_policies import make_policy
+from pipeline.envs.view import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, TIME_LIMIT, AgentView, Step, shrink
+
+STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
+
+
+def stock_step(env: gymnasium.Env, action: np.ndarray, repeat: int = 4) -> tuple[Step, int]:
+    """What an agent's step is to be, by the plainest way; and the environment steps it took."""
+    total = 0.0
+    for taken in range(1, repeat + 1):  # noqa: B007
+        frame, reward, terminated, truncated, info = env.step(action)
+        total += reward
+        if terminated or truncated:
+            break
+    base = env.unwrapped
+    speed = float(np.hypot(*base.car.hull.linearVelocity))
+    on_road = sum(len(wheel.tiles) > 0 for wheel in base.car.wheels)
+    lap = info.get("lap_finished", False)
+    step = Step(shrink(frame), total, terminated, truncated, on_road, speed, base.tile_visited_count, lap)
+    return step, taken
+
+
+def assert_same(ours: Step, theirs: Step) -> None:
+    np.testing.assert_array_equal(ours.observation, theirs.observation)
+    assert ours.reward == theirs.reward
+    assert (ours.terminated, ours.truncated) == (theirs.terminated, theirs.truncated)
+    assert (ours.on_road, ours.tiles, ours.lap_finished) == (theirs.on_road, theirs.tiles, theirs.lap_finished)
+    assert ours.speed == pytest.approx(theirs.speed, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", [11, 2**30 + 5])
+def test_steps_are_those_of_gymnasium_four_at_a_time(seed: int) -> None:
+    stock = gymnasium.make("CarRacing-v3")
+    policy = make_policy("smooth", np.random.default_rng(seed))
+    with AgentView() as view:
+        np.testing.assert_array_equal(view.reset(seed), shrink(stock.reset(seed=seed)[0]))
+        assert view.track_tiles == len(stock.unwrapped.track)
+        for _ in range(40):
+            action = policy()
+            assert_same(view.step(action), stock_step(stock, action)[0])
+
+
+def test_leaving_the_playfield_inside_a_repeat() -> None:
+    stock = gymnasium.make("CarRacing-v3")
+    stock.reset(seed=0)
+    with AgentView() as view:
+        view.reset(0)
+        for _ in range(100):
+            ours, (theirs, taken) = view.step(STRAIGHT), stock_step(stock, STRAIGHT)
+            assert_same(ours, theirs)
+            if ours.terminated:
+                break
+        assert ours.terminated and not ours.lap_finished and not ours.truncated
+        assert taken < 4
+        assert -100.3 <= ours.reward <= -100.0
+        with pytest.raises(RuntimeError, match="reset"):
+            view.step(STRAIGHT)
+        view.reset(0)
+        assert not view.step(STRAIGHT).terminated
+
+
+def test_a_finished_lap_inside_a_repeat() -> None:
+    stock = gymnasium.make("CarRacing-v3")
+    stock.reset(seed=4)
+    with AgentView() as view:
+        view.reset(4)
+        for env in (stock.unwrapped, view._env):
+            for tile in env.road[9:]:  # all but the first stretch, as if driven before
+                tile.road_visited = True
+            env.tile_visited_count = sum(tile.road_visited for tile in env.road)
+        for _ in range(60):
+            ours, (theirs, taken) = view.step(STRAIGHT), stock_step(stock, STRAIGHT)
+            assert_same(ours, theirs)
+            if ours.terminated:
+                break
+        assert ours.terminated and ours.lap_finished
+        assert ours.tiles == view.track_tiles
+        assert taken < 4
+
+
+def test_the_time_limit_truncates_inside_a_repeat() -> None:
+    spec = gymnasium.spec("CarRacing-v3")
+    assert spec.max_episode_steps == TIME_LIMIT
+    stock = gymnasium.make("CarRacing-v3")
+    assert isinstance(stock, gymnasium.wrappers.TimeLimit)
+    stock.reset(seed=1)
+    with AgentView() as view:
+        view.reset(1)
+        stock._elapsed_steps = view._steps = TIME_LIMIT - 6  # not to wait for it
+        ours, (theirs, taken) = view.step(STRAIGHT), stock_step(stock, STRAIGHT)
+        assert_same(ours, theirs)
+        assert not ours.truncated and taken == 4
+        ours, (theirs, taken) = view.step(STRAIGHT), stock_step(stock, STRAIGHT)
+        assert_same(ours, theirs)
+        assert ours.truncated and not ours.terminated and taken == 2
+        with pytest.raises(RuntimeError):
+            view.step(STRAIGHT)
+
+
+def test_stock_drawing_gives_the_same_steps() -> None:
+    with AgentView(action_repeat=3, fast=False) as plain, AgentView(action_repeat=3) as fast:
+        np.testing.assert_array_equal(plain.reset(8), fast.reset(8))
+        for _ in range(5):
+            assert_same(fast.step(STRAIGHT), plain.step(STRAIGHT))
+
+
+def test_actions_are_clipped() -> None:
+    with AgentView() as wild, AgentView() as tame:
+        wild.reset(3)
+        tame.reset(3)
+        for _ in range(6):
+            theirs = tame.step(np.array([1.0, 0.0, 1.0], np.float32))
+            assert_same(wild.step(np.array([7.0, -3.0, 2.0], np.float32)), theirs)
+
+
+@pytest.mark.parametrize("action", [[np.nan, 0.0, 0.0], [0.0, np.inf, 0.0], [0.0, 0.0]])
+def test_an_action_that_is_none_is_refused(action: list[float]) -> None:
+    with AgentView() as view:
+        view.reset(0)
+        with pytest.raises(ValueError, match="three finite numbers"):
+            view.step(np.array(action, np.float32))
+
+
+def test_step_before_reset_is_refused() -> None:
+    with AgentView() as view, pytest.raises(RuntimeError, match="reset"):
+        view.step(STRAIGHT)
+
+
+def test_action_space_is_gymnasiums() -> None:
+    space = gymnasium.make("CarRacing-v3").action_space
+    np.testing.assert_array_equal(space.low, ACTION_LOW)
+    np.testing.assert_array_equal(space.high, ACTION_HIGH)
+    assert len(ACTION_NAMES) == 3
+
+
+def test_film_shows_every_second_step_and_changes_nothing() -> None:
+    stock = gymnasium.make("CarRacing-v3", render_mode="rgb_array")
+    stock.reset(seed=6)
+    with AgentView(film=True) as filming, AgentView() as plain:
+        np.testing.assert_array_equal(filming.reset(6), plain.reset(6))
+        np.testing.assert_array_equal(filming.film_frames, [stock.render()])
+        for _ in range(3):
+            expected = []
+            for _ in range(2):
+                stock.step(STRAIGHT)
+                stock.step(STRAIGHT)
+                expected.append(stock.render())
+            assert_same(filming.step(STRAIGHT), plain.step(STRAIGHT))
+            np.testing.assert_array_equal(filming.film_frames, expected)
+        assert expected[0].shape == (400, 600, 3)
+        assert plain.film_frames == []
+
+
+def test_needs_no_display() -> None:
+    bare = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")}
+    code = "from pipeline.envs.view import AgentView; print(AgentView().reset(0).sum())"
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
+    with AgentView() as view:
+        assert int(done.stdout.split()[-1]) == view.reset(0).sum()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([32, 64, 96]))
+@settings(max_examples=25, deadline=None)
+def test_shrink_averages_areas(seed: int, size: int) -> None:
+    frame = np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    small = shrink(frame, size)
+    assert small.shape == (3, size, size) and small.dtype == np.uint8 and small.flags.c_contiguous
+    np.testing.assert_array_equal(
+        small.transpose(1, 2, 0), cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
+    )
+    assert abs(float(small.mean()) - float(frame.mean())) < 1.0
+    if size == 96:
+        np.testing.assert_array_equal(small.transpose(1, 2, 0), frame)
+    # A picture comes from gymnasium as a transposed view: memory order must not matter.
+    np.testing.assert_array_equal(small, shrink(np.asfortranarray(frame), size))
