@@ -1,0 +1,112 @@
+"""Weights files that explain themselves: the header holds what is needed to build the networks anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..artifacts import FORMAT, load_weights, save_weights
+from ..config import ModelSettings, ViewSettings, validate
+from ..errors import StageError, UsageError
+from .actor_critic import Actor
+from .world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What joins a model to its environment.
+
+    Attributes:
+        view: action repeat and picture size.
+        low, high: bounds of the environment's actions.
+    """
+
+    view: ViewSettings
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LoadedWorld:
+    """A world model read from disk, frozen, with its settings."""
+
+    model: WorldModel
+    settings: ModelSettings
+    interface: Interface
+
+
+def build_world(settings: ModelSettings, interface: Interface) -> WorldModel:
+    """A world model with fresh weights."""
+    return WorldModel(settings, interface.view.size, interface.low, interface.high)
+
+
+def save_world(path: Path, model: WorldModel, interface: Interface) -> None:
+    """Write the world model's weights atomically."""
+    header = {
+        "format": FORMAT,
+        "kind": "world",
+        "model": model.settings.model_dump(),
+        "view": interface.view.model_dump(),
+        "low": interface.low,
+        "high": interface.high,
+    }
+    save_weights(path, model.state_dict(), header)
+
+
+def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
+    """Read a world model; its parameters need no gradient. Raises StageError on any mismatch."""
+    tensors, header = load_weights(path)
+    check_header(path, header, "world")
+    try:
+        settings = validate({"model": header["model"], "view": header["view"]})
+        interface = Interface(settings.view, tuple(map(float, header["low"])), tuple(map(float, header["high"])))
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise StageError(f"{path} has a damaged header ({error}); run `dreamer fit-world --fresh`") from error
+    model = build_world(settings.model, interface)
+    fill(path, model, tensors)
+    return LoadedWorld(model.to(device).requires_grad_(False).eval(), settings.model, interface)
+
+
+def save_actor(path: Path, actor: Actor, layers: int, world_hash: str) -> None:
+    """Write the acting copy of the actor atomically; it names the world model whose states it reads."""
+    header = {"format": FORMAT, "kind": "policy", "layers": layers, "world": world_hash}
+    save_weights(path, actor.state_dict(), header)
+
+
+def load_actor(path: Path, world: LoadedWorld) -> Actor:
+    """Read an actor for this world model, without gradients. Raises StageError on any mismatch."""
+    tensors, header = load_weights(path)
+    check_header(path, header, "policy")
+    layers = header.get("layers")
+    if not isinstance(layers, int) or not 1 <= layers <= 8:
+        raise StageError(f"{path} has a damaged header (layers {layers!r}); run `dreamer fit-policy --fresh`")
+    neutral = torch.zeros(len(world.interface.low))
+    actor = Actor(world.model.features, world.settings, layers, neutral, neutral + 0.5)
+    fill(path, actor, tensors)
+    return actor.to(world.model.device).requires_grad_(False).eval()
+
+
+def check_header(path: Path, header: Mapping[str, Any], kind: str) -> None:
+    """Raise StageError where a weights file is of another kind or version."""
+    if header.get("format") != FORMAT or header.get("kind") != kind:
+        found = f"{header.get('kind')!r} of format {header.get('format')!r}"
+        raise StageError(f"{path} holds {found}, not '{kind}' of format {FORMAT}; run `dreamer fit-{kind} --fresh`")
+
+
+def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load weights after checking every name, shape and type, and that all are finite. Raises StageError."""
+    expected = module.state_dict()
+    if set(expected) != set(tensors):
+        odd = sorted(set(expected) ^ set(tensors))[0]
+        raise StageError(f"{path} does not fit its own settings: the tensor {odd} is missing or unknown")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
+            raise StageError(f"{path} does not fit its own settings: the tensor {name} has shape {list(tensor.shape)}")
+        if not torch.isfinite(tensor).all():
+            raise StageError(f"{path} holds numbers that are not finite, in the tensor {name}")
+    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

@@ -1,0 +1,121 @@
+"""The building blocks: normalisation, perceptrons, the convolutional encoder and decoder.
+
+Pictures lie in memory channels last all the way, which convolutions are fastest with; the reshapes below are views.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Norm(nn.LayerNorm):
+    """Layer normalisation over the last axis; the one kernel that is fused on every device."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-4)
+
+
+class Mlp(nn.Module):
+    """Layers of Linear, Norm, SiLU, and a last Linear.
+
+    Args:
+        inputs, units, outputs: widths.
+        layers: number of hidden layers.
+        scale: the last layer's weights are multiplied by it at the start; 0 makes the first prediction neutral.
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, outputs: int, scale: float = 1.0) -> None:
+        super().__init__()
+        widths = [inputs] + [units] * layers
+        hidden: list[nn.Module] = []
+        for width, units_out in pairwise(widths):
+            hidden += [nn.Linear(width, units_out, bias=False), Norm(units_out), nn.SiLU()]
+        self.hidden = nn.Sequential(*hidden)
+        self.out = nn.Linear(widths[-1], outputs)
+        with torch.no_grad():
+            self.out.weight.mul_(scale)
+            self.out.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        out: Tensor = self.out(self.hidden(x))
+        return out
+
+
+class Encoder(nn.Module):
+    """Pictures to vectors: a convolution over patches, then convolutions that halve the map and double the channels.
+
+    The last map is S/16 high and wide. With patches of 2 the first convolution is one of the
+    halvings, as in all the papers; larger patches leave out the largest maps, which cost the most time.
+
+    Args:
+        size: height and width of a picture.
+        depth: channels of a map half as high as the picture; doubled whenever the height is halved.
+        patch: height and width of a patch, a power of 2.
+    """
+
+    def __init__(self, size: int, depth: int, patch: int) -> None:
+        super().__init__()
+        channels = map_channels(depth, patch)
+        first = nn.Conv2d(3, channels[0], patch, patch, bias=False)
+        rest = [nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(channels)]
+        self.convolutions = nn.ModuleList([first, *rest])
+        self.norms = nn.ModuleList(Norm(width) for width in channels)
+        self.outputs = channels[-1] * (size // 16) ** 2
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, 3, S, S) float, 0 .. 1, to (N, outputs)."""
+        x = pictures - 0.5
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = convolution(x).permute(0, 2, 3, 1)  # (N, S/2^i, S/2^i, C)
+            x = F.silu(norm(x)).permute(0, 3, 1, 2)
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Decoder(nn.Module):
+    """Vectors to pictures: a linear layer to the smallest map, then the encoder's convolutions transposed.
+
+    Args:
+        inputs: width of the vectors.
+        size, depth, patch: see `Encoder`.
+    """
+
+    def __init__(self, inputs: int, size: int, depth: int, patch: int) -> None:
+        super().__init__()
+        channels = map_channels(depth, patch)[::-1]
+        self.map = (size // 16, size // 16, channels[0])
+        self.start = nn.Linear(inputs, self.map[0] * self.map[1] * self.map[2])
+        rest = [nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(channels)]
+        self.convolutions = nn.ModuleList([*rest, nn.ConvTranspose2d(channels[-1], 3, patch, patch)])
+        self.norms = nn.ModuleList(Norm(width) for width in channels)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, inputs) to (N, 3, S, S), 0 .. 1."""
+        x = self.start(features).unflatten(-1, self.map)  # (N, S/16, S/16, C)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = convolution(F.silu(norm(x)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return torch.sigmoid(x.float()).permute(0, 3, 1, 2)
+
+
+def map_channels(depth: int, patch: int) -> list[int]:
+    """Channels of the maps from S / patch down to S / 16: `depth` at S / 2, doubled with each halving."""
+    return [depth * 2**level for level in range(patch.bit_length() - 2, 4)]
+
+
+def initialise(module: nn.Module) -> None:
+    """Truncated-normal weights scaled to the inputs, zero biases (DreamerV3); orders nothing, so call it first."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            inputs = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):  # a pixel is reached by kernel / stride taps a side
+                inputs = layer.in_channels * (layer.kernel_size[0] // layer.stride[0]) ** 2
+            std = 1.0 / (inputs**0.5 * 0.8796)  # 0.8796: deviation of a unit normal cut at two deviations
+            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
