@@ -1,0 +1,180 @@
+"""The loop that fits a model: progress, metrics, checkpoints, an exact resume, a clean interruption."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..artifacts import Manifest, StageFolder, atomic_path
+from ..console import Meter, MetricsLog
+from ..errors import DreamerError, InterruptedRunError, StageError
+
+LOG_EVERY = 10
+"""Updates between two lines of metrics."""
+
+
+class Learner(Protocol):
+    """What `fit` fits. An update may depend on its number and on the state alone: that is what makes resuming exact."""
+
+    def begin(self, first: int, last: int) -> None:
+        """Get ready for the updates first .. last - 1."""
+
+    def update(self, index: int) -> Mapping[str, Tensor]:
+        """Take one gradient step and give its metrics, each ()."""
+
+    def check(self, done: int, final: bool) -> Mapping[str, float]:
+        """Look at held-out data where it is time to, after `done` updates; {} where it is not."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on; tensors and plain values only."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a state back."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to fit and what to show.
+
+    Attributes:
+        title: for the progress line.
+        updates: to end with.
+        save_every: updates between two checkpoints.
+        seed: of every update's random stream.
+        shown: metrics beside the bar.
+    """
+
+    title: str
+    updates: int
+    save_every: int
+    seed: int
+    shown: tuple[str, ...]
+
+
+class Interruption:
+    """Within it, Ctrl-C and SIGTERM only ask: `asked` says that it is time to save and stop. A second Ctrl-C insists."""
+
+    def __enter__(self) -> Self:
+        self.asked = False
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def seed_update(*key: int) -> None:
+    """Give an update its own random stream, so that what it draws does not depend on how often the run was resumed."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -> Manifest:
+    """Bring the learner from where its last checkpoint is to the end of the plan.
+
+    Args:
+        learner: with fresh weights; a checkpoint in the folder replaces them.
+        plan: how long.
+        folder: where the checkpoints, the metrics and the manifest go.
+        manifest: what to record as inputs; its progress is filled in here.
+
+    Returns:
+        The manifest after the last update, not yet complete: the stage still writes its results.
+
+    Raises:
+        InterruptedRunError: after Ctrl-C or SIGTERM, everything saved.
+        DreamerError: a loss is not finite.
+    """
+    first = load_state(learner, folder)
+    learner.begin(first, plan.updates)
+    log = MetricsLog(folder.metrics, after=first)
+    started, seconds = time.monotonic(), float(manifest.facts.get("seconds", 0.0)) if first else 0.0
+    done, shown = first, dict[str, float]()
+    with Interruption() as interruption, Meter(plan.title, plan.updates, "updates", first) as meter:
+        for index in range(first, plan.updates):
+            seed_update(plan.seed, index)
+            metrics = learner.update(index)
+            done, final = index + 1, index + 1 == plan.updates
+            checked = learner.check(done, final)
+            if checked or final or done % LOG_EVERY == 0:
+                line = {**as_floats(metrics, done), **checked}
+                log.append(done, line)
+                shown |= {name: line[name] for name in plan.shown if name in line}
+            meter.advance_to(done, shown)
+            if final or interruption.asked or done % plan.save_every == 0:
+                manifest = replace(manifest, done=done, complete=False)
+                manifest.facts["seconds"] = round(seconds + time.monotonic() - started, 1)
+                save_state(learner, folder, done)
+                folder.write_manifest(manifest)
+            if interruption.asked and not final:
+                raise InterruptedRunError(
+                    f"Stopped after {done} updates, all saved; `{folder.command}` goes on from there"
+                )
+    log.close()
+    return manifest
+
+
+def as_floats(metrics: Mapping[str, Tensor], done: int) -> dict[str, float]:
+    """Bring metrics from the device, all in one transfer. Raises DreamerError where one is not finite."""
+    numbers = torch.stack([metric.detach().float() for metric in metrics.values()]).tolist()
+    line = dict(zip(metrics, numbers, strict=True))
+    for name, value in line.items():
+        if not math.isfinite(value):
+            raise DreamerError(
+                f"The metric '{name}' became {value} at update {done}; the last checkpoint is from before: "
+                "a lower learning rate may get past it"
+            )
+    return line
+
+
+def save_state(learner: Learner, folder: StageFolder, done: int) -> None:
+    """Write a checkpoint atomically. It is private to this machine: nobody else's is ever read."""
+    with atomic_path(state_path(folder)) as temporary:
+        torch.save({"done": done, "learner": learner.state()}, temporary)
+
+
+def load_state(learner: Learner, folder: StageFolder) -> int:
+    """Restore the last checkpoint, if there is one, and give the number of updates it holds."""
+    path = state_path(folder)
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        learner.restore(state["learner"])
+        return int(state["done"])
+    except Exception as error:  # torch.load raises almost anything on a damaged file
+        raise StageError(f"{path} is damaged ({error}); run `{folder.command} --fresh` to start anew") from error
+
+
+def state_path(folder: StageFolder) -> Path:
+    """Where the checkpoint is."""
+    return folder.path / "training_state.pt"
+
+
+def planned_updates(learner: Learner, minutes: float, seed: int) -> int:
+    """Number of updates that fit in a time, by timing some on a learner that is thrown away afterwards."""
+    warm, timed = 3, 8
+    learner.begin(0, warm + timed)
+    for index in range(warm + timed):
+        if index == warm:
+            started = time.monotonic()
+        seed_update(seed, index)
+        as_floats(learner.update(index), index)
+    return max(1, int(minutes * 60 * timed / (time.monotonic() - started)))

@@ -1,0 +1,90 @@
+"""The learned world as an environment on latents: the one door through which everything imagined is rolled out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models.actor_critic import Actor
+from ..models.dynamics import Latent, stack
+from ..models.world_model import WorldModel
+
+
+class Outcomes(NamedTuple):
+    """What the world model says of states, each (...) float32.
+
+    Attributes:
+        reward: the reward that arrives with the state.
+        goes_on: probability that the episode goes on after it.
+        disagreement: variance of the ensemble of priors; 0 without an ensemble.
+    """
+
+    reward: Tensor
+    goes_on: Tensor
+    disagreement: Tensor
+
+
+class Trajectory(NamedTuple):
+    """Imagined states and the actions between them.
+
+    Attributes:
+        latents: (H + 1, N, ...); index 0 is the start.
+        actions: (H, N, A), as drawn, in the model's scale; action t was chosen in state t.
+    """
+
+    latents: Latent
+    actions: Tensor
+
+
+class Dream:
+    """A frozen world model, stepped like an environment.
+
+    Args:
+        model: the world model.
+    """
+
+    def __init__(self, model: WorldModel) -> None:
+        self.model = model
+        self.latent: Latent | None = None
+
+    def reset(self, start: Latent) -> Latent:
+        """Begin in the states `start`, (N, ...)."""
+        self.latent = start.detach()
+        return self.latent
+
+    def step(self, action: Tensor) -> Latent:
+        """Imagine the states after actions (N, A) in the model's scale, clipped to its bounds as the real ones are."""
+        assert self.latent is not None, "reset comes before step"
+        self.latent = self.model.dynamics.imagine_step(self.latent, action.clamp(-1, 1))
+        return self.latent
+
+    def outcomes(self, latents: Latent) -> Outcomes:
+        """Reward, continuation and disagreement at states (..., ...): once for a whole trajectory, not at each step."""
+        feature = latents.feature
+        reward = self.model.reward(feature).mean
+        ensemble = self.model.settings.ensemble
+        disagreement = self.model.ensemble.disagreement(latents.deter) if ensemble else torch.zeros_like(reward)
+        return Outcomes(reward, self.model.goes_on(feature).mean, disagreement)
+
+
+def imagine(dream: Dream, actor: Actor, start: Latent, horizon: int, *, mode: bool = False) -> Trajectory:
+    """Roll the policy out in the dream.
+
+    Args:
+        dream: the world.
+        actor: the policy.
+        start: states (N, ...).
+        horizon: number of decisions H.
+        mode: take the policy's mode instead of a sample.
+    """
+    latent = dream.reset(start)
+    latents, actions = [latent], []
+    for _ in range(horizon):
+        policy = actor(latent.feature.detach())
+        action = policy.mode if mode else policy.sample()
+        latent = dream.step(action)
+        latents.append(latent)
+        actions.append(action)
+    return Trajectory(stack(latents, 0), torch.stack(actions))

@@ -1,0 +1,151 @@
+"""Actor and critic in imagination: alignment, stop-gradients, and a policy that finds the best action."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import ModelSettings, PolicySettings, ViewSettings
+from pipeline.learning.imagination import Dream, Outcomes, imagine
+from pipeline.learning.policy_learner import PolicyLearner
+from pipeline.learning.policy_loss import policy_loss, reinforce
+from pipeline.learning.returns import ReturnScale
+from pipeline.models.actor_critic import Actor, Critic
+from pipeline.models.checkpoints import Interface, build_world
+from pipeline.models.dynamics import Latent
+from pipeline.models.world_model import WorldModel
+
+SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=16, depth=2, ensemble=2, ensemble_units=4)
+NEUTRAL = torch.zeros(2), torch.full((2,), 0.5)
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    torch.manual_seed(0)
+    return build_world(SIZES, Interface(ViewSettings(), (-1.0, -1.0), (1.0, 1.0))).requires_grad_(False)
+
+
+def test_imagination_starts_in_the_start_and_chains_states_and_actions(model: WorldModel) -> None:
+    actor = Actor(model.features, SIZES, 1, *NEUTRAL)
+    start = model.dynamics.initial(5)
+    trajectory = imagine(Dream(model), actor, start, 3)
+    assert trajectory.latents.deter.shape == (4, 5, 8)
+    assert trajectory.actions.shape == (3, 5, 2)
+    assert torch.equal(trajectory.latents.deter[0], start.deter)
+    for t in range(3):
+        following = model.dynamics.advance(trajectory.latents[t], trajectory.actions[t].clamp(-1, 1))
+        assert torch.allclose(following, trajectory.latents.deter[t + 1], atol=1e-6)
+
+
+def test_actions_out_of_bounds_have_the_effect_of_the_clipped_ones(model: WorldModel) -> None:
+    dream, start = Dream(model), model.dynamics.initial(1)
+    dream.reset(start)
+    beyond = dream.step(torch.tensor([[3.0, -7.0]]))
+    dream.reset(start)
+    assert torch.equal(beyond.deter, dream.step(torch.tensor([[1.0, -1.0]])).deter)
+
+
+def test_mode_is_deterministic_in_the_actions(model: WorldModel) -> None:
+    actor = Actor(model.features, SIZES, 1, *NEUTRAL)
+    first = imagine(Dream(model), actor, model.dynamics.initial(2), 1, mode=True).actions
+    assert torch.equal(first, imagine(Dream(model), actor, model.dynamics.initial(2), 1, mode=True).actions)
+
+
+def test_the_actor_begins_like_the_recorded_drivers(model: WorldModel) -> None:
+    mean, std = torch.tensor([0.3, -0.9]), torch.tensor([0.5, 0.2])
+    policy = Actor(model.features, SIZES, 2, mean, std)(torch.randn(50, model.features))
+    assert torch.allclose(policy.mean, mean.expand(50, 2), atol=0.05)
+    assert torch.allclose(policy.std, std.expand(50, 2), atol=0.05)
+
+
+def test_reinforce_golden() -> None:
+    """-2 (0.5 * -1 + 0.1 * 3) = 0.4, and its gradient with respect to the log-probability is -w A."""
+    log_prob = torch.tensor(-1.0, requires_grad=True)
+    advantage = torch.tensor(0.5, requires_grad=True)
+    loss = reinforce(log_prob, advantage, torch.tensor(3.0), torch.tensor(2.0), 0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.4)
+    assert log_prob.grad.item() == pytest.approx(-1.0)
+    assert advantage.grad is None
+
+
+def outcomes_of(reward: Tensor, disagreement: float = 0.0) -> Outcomes:
+    return Outcomes(reward, torch.ones_like(reward), torch.full_like(reward, disagreement))
+
+
+def losses(model: WorldModel, settings: PolicySettings, reward: Tensor, disagreement: float = 0.0):  # noqa: ANN201
+    torch.manual_seed(3)
+    actor = Actor(model.features, SIZES, 1, *NEUTRAL)
+    critic, slow = Critic(model.features, SIZES, 1), Critic(model.features, SIZES, 1)
+    trajectory = imagine(Dream(model), actor, model.dynamics.initial(4), len(reward))
+    loss = policy_loss(actor, critic, slow, ReturnScale(1.0), trajectory, outcomes_of(reward, disagreement), settings)
+    return actor, critic, trajectory, loss
+
+
+def test_losses_reach_their_own_network_only(model: WorldModel) -> None:
+    actor, critic, _, loss = losses(model, PolicySettings(), torch.randn(3, 4))
+    loss.actor.backward()
+    assert any(p.grad is not None and p.grad.any() for p in actor.parameters())
+    assert all(p.grad is None for p in critic.parameters())
+    loss.critic.backward()
+    assert any(p.grad is not None and p.grad.any() for p in critic.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_each_action_is_credited_with_the_reward_it_leads_to(model: WorldModel) -> None:
+    """With no discounting of anything, only decisions up to the rewarded one get credit, at the state they are taken."""
+    reward = torch.zeros(3, 4)
+    reward[1] = 1.0  # r_2, which arrives with s_2, the consequence of a_1
+    settings = PolicySettings(discount=1.0, lam=1.0, entropy=0.0, penalty=0.0)
+    actor, _, trajectory, loss = losses(model, settings, reward)
+    log_prob = actor(trajectory.latents.feature[:-1]).log_prob(trajectory.actions)
+    expected = -(log_prob[0] + log_prob[1] + 0 * log_prob[2]).sum() / 12  # a fresh critic says 0, the scale is 1
+    assert loss.actor.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_penalty_comes_off_the_reward_and_zero_changes_nothing(model: WorldModel) -> None:
+    reward = torch.randn(3, 4)
+    none = losses(model, PolicySettings(penalty=0.0), reward, disagreement=0.7)[3]
+    plain = losses(model, PolicySettings(penalty=1.0), reward, disagreement=0.0)[3]
+    taken = losses(model, PolicySettings(penalty=2.0), reward, disagreement=0.5)[3]
+    lower = losses(model, PolicySettings(penalty=0.0), reward - 1.0)[3]
+    assert torch.equal(none.actor, plain.actor)
+    assert taken.parts["return"].item() == pytest.approx(lower.parts["return"].item())
+    assert taken.parts["return"] < plain.parts["return"]
+
+
+class Slope(WorldModel):
+    """A world whose reward is highest where the action is (0.5, -0.5), and whose state shows the last action."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZES, 64, (-1.0, -1.0), (1.0, 1.0))
+        self.requires_grad_(False)
+
+
+class SlopeDream(Dream):
+    def step(self, action: Tensor) -> Latent:
+        assert self.latent is not None
+        deter = torch.zeros_like(self.latent.deter)
+        deter[:, :2] = action.clamp(-1, 1)
+        self.latent = Latent(deter, self.latent.stoch)
+        return self.latent
+
+    def outcomes(self, latents: Latent) -> Outcomes:
+        best = torch.tensor([0.5, -0.5])
+        return outcomes_of(-5 * (latents.deter[..., :2] - best).square().sum(-1))
+
+
+@pytest.mark.slow
+def test_the_policy_finds_the_best_action_in_imagination() -> None:
+    torch.manual_seed(0)
+    model = Slope()
+    settings = PolicySettings(
+        starts=64, horizon=5, actor_rate=3e-3, critic_rate=3e-3, penalty=0.0, precision="float32", average_rate=0.05
+    )
+    learner = PolicyLearner(model, model.dynamics.initial(16), Actor(model.features, SIZES, 1, *NEUTRAL), settings)
+    learner.dream = SlopeDream(model)
+    for index in range(250):
+        learner.update(index)
+    mode = learner.acting(model.dynamics.initial(1).feature).mode[0]
+    assert mode.tolist() == pytest.approx([0.5, -0.5], abs=0.15)
