@@ -1,7 +1,7 @@
 """The memory allocator's settings, which matter to the speed on a processor as much as the code does.
 
-By default glibc hands every large tensor back to the system when it is freed and asks for it anew a moment later, and the
-system clears its pages each time. Keeping the memory makes updates several tenths faster.
+By default glibc hands every large tensor back to the system when it is freed and asks for it anew a moment later, and
+the system clears its pages each time. Keeping the memory makes updates several tenths faster.
 """
 
 from __future__ import annotations

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..artifacts import Manifest, StageFolder, atomic_path
 from ..console import Meter, MetricsLog
 from ..errors import DreamerError, InterruptedRunError, StageError
+from ..processes import Interruption
+from ..randomness import seed_torch
 
 LOG_EVERY = 10
 """Updates between two lines of metrics."""
@@ -61,31 +60,6 @@ class Plan:
     shown: tuple[str, ...]
 
 
-class Interruption:
-    """Within it, Ctrl-C and SIGTERM only ask: `asked` says that it is time to save and stop. A second Ctrl-C insists."""
-
-    def __enter__(self) -> Self:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def seed_update(*key: int) -> None:
-    """Give an update its own random stream, so that what it draws does not depend on how often the run was resumed."""
-    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-
-
 def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -> Manifest:
     """Bring the learner from where its last checkpoint is to the end of the plan.
 
@@ -109,7 +83,7 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
     done, shown = first, dict[str, float]()
     with Interruption() as interruption, Meter(plan.title, plan.updates, "updates", first) as meter:
         for index in range(first, plan.updates):
-            seed_update(plan.seed, index)
+            seed_torch(plan.seed, index)
             metrics = learner.update(index)
             done, final = index + 1, index + 1 == plan.updates
             checked = learner.check(done, final)
@@ -175,6 +149,6 @@ def planned_updates(learner: Learner, minutes: float, seed: int) -> int:
     for index in range(warm + timed):
         if index == warm:
             started = time.monotonic()
-        seed_update(seed, index)
+        seed_torch(seed, index)
         as_floats(learner.update(index), index)
     return max(1, int(minutes * 60 * timed / (time.monotonic() - started)))

@@ -28,8 +28,8 @@ class OneHot:
     """Independent categorical variables as one-hot vectors, mixed with a little of the uniform.
 
     p = (1 - unimix) softmax(logits) + unimix / C; samples, log-probabilities and divergences all use this p, which
-    keeps every one of them finite (DreamerV3, section "Robust predictions"). Samples carry the straight-through gradient
-    of p (DreamerV2, algorithm 1).
+    keeps every one of them finite (DreamerV3, section "Robust predictions"). Samples carry the straight-through
+    gradient of p (DreamerV2, algorithm 1).
 
     Args:
         logits: (..., G, C), for G variables of C classes.
@@ -50,15 +50,16 @@ class OneHot:
         """The likeliest classes, exactly one-hot, (..., G, C)."""
         return self._one_hot(self.probs.argmax(-1, keepdim=True))
 
-    def sample(self, noise: Tensor | None = None) -> Tensor:
+    def sample(self, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Draw classes, (..., G, C): exactly one-hot, with the gradient of the probabilities.
 
         Args:
             noise: standard exponential variates, shaped like the logits; drawn here where not given. The largest
                 p / noise is at class i with probability p_i.
+            generator: of the noise drawn here; torch's own where not given.
         """
         if noise is None:
-            noise = torch.empty_like(self.probs).exponential_()
+            noise = torch.empty_like(self.probs).exponential_(generator=generator)
         one_hot = self._one_hot((self.probs.detach() / noise).argmax(-1, keepdim=True))
         return one_hot + (self.probs - self.probs.detach())
 
@@ -216,9 +217,10 @@ class BoundedNormal:
         """(..., A)."""
         return self.mean
 
-    def sample(self) -> Tensor:
-        """Draw actions (..., A) with the reparameterised gradient."""
-        return self.mean + self.std * torch.randn_like(self.mean)
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw actions (..., A) with the reparameterised gradient, from torch's own generator or the one given."""
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return self.mean + self.std * noise
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density of actions (..., A), summed over the dimensions, (...)."""

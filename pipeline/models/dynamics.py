@@ -113,7 +113,13 @@ class RecurrentDynamics(nn.Module):
         return projected
 
     def observe_step(
-        self, latent: Latent, action: Tensor, projected: Tensor, is_first: Tensor, noise: Tensor | None = None
+        self,
+        latent: Latent,
+        action: Tensor,
+        projected: Tensor,
+        is_first: Tensor,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Latent, Tensor]:
         """One step with an observation: the posterior state, and the logits (N, G, C) it was drawn from.
 
@@ -122,12 +128,12 @@ class RecurrentDynamics(nn.Module):
             action: the action that led to the observation, (N, A).
             projected: `project` of its embedding, (N, hidden).
             is_first: (N,) bool; there, neither the state nor the action before counts.
-            noise: see `OneHot.sample`.
+            noise, generator: see `OneHot.sample`.
         """
         keep = (~is_first)[:, None].to(action.dtype)
         deter = self.advance(Latent(latent.deter * keep, latent.stoch * keep), action * keep)
         logits = self.posterior(deter, projected)
-        return Latent(deter, self._draw(logits, noise)), logits
+        return Latent(deter, self._draw(logits, noise, generator)), logits
 
     def observe(
         self, embedding: Tensor, action: Tensor, is_first: Tensor, start: Latent | None = None
@@ -161,11 +167,12 @@ class RecurrentDynamics(nn.Module):
         deter = self.advance(latent, action)
         return Latent(deter, self._draw(self.prior(deter), noise))
 
-    def _draw(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        return self.distribution(logits).sample(noise).flatten(-2)
+    def _draw(self, logits: Tensor, noise: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+        return self.distribution(logits).sample(noise, generator).flatten(-2)
 
     def _shape(self, logits: Tensor) -> Tensor:
-        return logits.float().unflatten(-1, (self.settings.groups, self.settings.classes))
+        shaped: Tensor = logits.float().unflatten(-1, (self.settings.groups, self.settings.classes))
+        return shaped
 
 
 class PriorEnsemble(nn.Module):

@@ -69,7 +69,7 @@ class WorldModel(nn.Module):
         """(..., 3, S, S) uint8 to embeddings (..., E)."""
         leading = observation.shape[:-3]
         embedding: Tensor = self.encoder(to_picture(observation.flatten(0, -4)))
-        return embedding.unflatten(0, leading)
+        return embedding.reshape(*leading, -1)
 
     def observe(self, observation: Tensor, action: Tensor, is_first: Tensor, start: Latent | None = None) -> Latent:
         """Posterior states of recorded sequences.

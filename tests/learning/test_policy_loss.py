@@ -74,7 +74,7 @@ def outcomes_of(reward: Tensor, disagreement: float = 0.0) -> Outcomes:
     return Outcomes(reward, torch.ones_like(reward), torch.full_like(reward, disagreement))
 
 
-def losses(model: WorldModel, settings: PolicySettings, reward: Tensor, disagreement: float = 0.0):  # noqa: ANN201
+def losses(model: WorldModel, settings: PolicySettings, reward: Tensor, disagreement: float = 0.0):
     torch.manual_seed(3)
     actor = Actor(model.features, SIZES, 1, *NEUTRAL)
     critic, slow = Critic(model.features, SIZES, 1), Critic(model.features, SIZES, 1)
@@ -94,7 +94,7 @@ def test_losses_reach_their_own_network_only(model: WorldModel) -> None:
 
 
 def test_each_action_is_credited_with_the_reward_it_leads_to(model: WorldModel) -> None:
-    """With no discounting of anything, only decisions up to the rewarded one get credit, at the state they are taken."""
+    """Without discounting, decisions up to the rewarded one get credit, at the states they are taken in."""
     reward = torch.zeros(3, 4)
     reward[1] = 1.0  # r_2, which arrives with s_2, the consequence of a_1
     settings = PolicySettings(discount=1.0, lam=1.0, entropy=0.0, penalty=0.0)

@@ -72,7 +72,9 @@ def test_an_end_cuts_off_everything_behind_it() -> None:
     assert first_return(0.0) == first_return(1e6)
 
 
-def both_conventions(reward: Tensor, continues: Tensor, value: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def both_conventions(
+    reward: Tensor, continues: Tensor, value: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
     """Credit of a_0 on a chain by DreamerV3's return and by that of V1 and V2, whose value includes the reward."""
     v3 = lambda_return(reward, gamma * continues, value, lam)[0]
     # T_t = r_t + g c_t [(1 - lam) u_{t+1} + lam T_{t+1}] with u_t = r_t + g c_t v_t; a_0 is credited with T_1.

@@ -10,9 +10,7 @@ from pipeline.config import ModelSettings
 from pipeline.models.distributions import OneHot
 from pipeline.models.dynamics import Latent, PriorEnsemble, RecurrentDynamics
 
-SIZES = ModelSettings(
-    deter=8, groups=3, classes=4, hidden=8, units=8, depth=2, bins=11, ensemble=3, ensemble_units=5
-)
+SIZES = ModelSettings(deter=8, groups=3, classes=4, hidden=8, units=8, depth=2, bins=11, ensemble=3, ensemble_units=5)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_encoder_and_decoder_fit_every_size(size: int, patch: int) -> None:
     assert encoder.outputs == 16 * (size // 16) ** 2
     pictures = decoder(torch.randn(3, 5))
     assert pictures.shape == (3, 3, size, size)
-    assert 0 <= pictures.min() and pictures.max() <= 1
+    assert pictures.min() >= 0 and pictures.max() <= 1
 
 
 def test_channels_double_as_the_map_halves() -> None:

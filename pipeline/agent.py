@@ -1,0 +1,93 @@
+"""A trained driver for anybody's stock CarRacing: `load_agent`, then `reset` and `act`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .artifacts import Run
+from .envs.view import shrink
+from .errors import UsageError
+from .models.actor_critic import Actor
+from .models.checkpoints import LoadedWorld, load_actor, load_world
+from .models.dynamics import Latent
+
+
+class Agent:
+    """The world model's encoder and dynamics, which keep the state, and the actor, which reads it.
+
+    Attributes:
+        action_repeat: steps of the stock environment for which each action is to be held.
+        latent: the state after the last observation, with a leading axis of 1; None before the first.
+
+    Args:
+        world: a world model.
+        actor: an actor trained in it.
+        stochastic: draw actions from the policy instead of taking its mode.
+    """
+
+    def __init__(self, world: LoadedWorld, actor: Actor, stochastic: bool = False) -> None:
+        self.world, self.actor, self.stochastic = world, actor, stochastic
+        self.action_repeat = world.interface.view.action_repeat
+        self.reset()
+
+    def reset(self, seed: int = 0) -> None:
+        """Forget everything: the next observation is an episode's first.
+
+        Args:
+            seed: of its own random numbers: the state is drawn from the posterior even where the action is not.
+        """
+        self.latent: Latent | None = None
+        self._random = torch.Generator(self.world.model.device).manual_seed(seed)
+        self._action = torch.zeros(1, len(self.world.interface.low), device=self.world.model.device)
+
+    def act(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Take in an observation and choose an action.
+
+        Args:
+            observation: a stock observation (96, 96, 3) uint8, or one already shrunk, (3, S, S) uint8.
+
+        Returns:
+            `[steer, gas, brake]`, (3,) float32 within the environment's bounds, to be held for `action_repeat` steps.
+
+        Raises:
+            UsageError: the observation has another shape or type.
+        """
+        size = self.world.interface.view.size
+        if observation.dtype == np.uint8 and observation.shape == (96, 96, 3):
+            observation = shrink(observation, size)
+        if observation.dtype != np.uint8 or observation.shape != (3, size, size):
+            raise UsageError(
+                f"An observation must be uint8 of shape (96, 96, 3) or (3, {size}, {size}), "
+                f"not {observation.dtype} of shape {observation.shape}"
+            )
+        return self._act(torch.from_numpy(observation))
+
+    @torch.no_grad()
+    def _act(self, observation: torch.Tensor) -> NDArray[np.float32]:
+        model, dynamics = self.world.model, self.world.model.dynamics
+        before = self.latent or dynamics.initial(1, device=model.device)
+        is_first = torch.tensor([self.latent is None], device=model.device)
+        projected = dynamics.project(model.encode(observation.to(model.device)[None]))
+        action = model.scale.to_model(self._action)
+        self.latent, _ = dynamics.observe_step(before, action, projected, is_first, generator=self._random)
+        policy = self.actor(self.latent.feature)
+        chosen = policy.sample(self._random) if self.stochastic else policy.mode
+        self._action = model.scale.to_environment(chosen)  # what is executed is what the next state must know
+        return self._action[0].cpu().numpy().copy()
+
+
+def load_agent(run: str | Path, *, device: str = "cpu", stochastic: bool = False) -> Agent:
+    """Load the driver of a run folder such as `artifacts/demo`.
+
+    Raises:
+        StageError: the run has no world model or policy, or they do not belong together.
+    """
+    folder = Run(Path(run))
+    manifest = folder.world.require({})
+    folder.policy.require({"world": manifest.outputs[folder.world.weights.name]})
+    world = load_world(folder.world.weights, device)
+    return Agent(world, load_actor(folder.policy.weights, world), stochastic)

@@ -1,0 +1,220 @@
+"""Whole drives in the real environment: by the agent and by drivers that need no learning, in worker processes.
+
+A drive depends on its driver, its track and the seed alone: each begins with a fresh simulator and with random
+numbers of its own, and computes on one thread. So it comes out the same in every process and in any company.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .agent import Agent, load_agent
+from .artifacts import Run
+from .envs.random_policies import make_policy
+from .envs.view import AgentView, Step
+from .learning.imagination import Dream, imagine
+from .models.dynamics import Latent
+from .processes import in_order
+from .randomness import seed_torch, stream_seed
+from .scores import EpisodeScore
+
+POLICY, RANDOM, STRAIGHT = "policy", "random", "straight"
+"""The drivers: the run's policy, the random policy of its data, and a little gas with the wheel held straight."""
+
+DREAM_SAMPLES = 16
+"""Imagined futures of each start state, to be averaged."""
+
+HORIZONS = (15, 50, 250)
+"""Decisions over which dreamt and real rewards are compared; 250 are a whole drive at an action repeat of 4."""
+
+_ZOOM_STEPS = 50
+"""Environment steps (one second) in which the camera zooms in; before that, little of the road can be told."""
+
+_STRAIGHT = np.array([0.0, 0.3, 0.0], dtype=np.float32)
+
+Driver = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Observation (3, S, S) to action (3,), within one drive."""
+
+
+@dataclass(frozen=True)
+class Garage:
+    """What is needed to put any driver on any track.
+
+    Attributes:
+        run: folder of the run whose policy drives.
+        world, policy: content hashes of its weights; with others, it is another garage.
+        random_policy: name of the random policy.
+        seed: of everything random in a drive, together with the track.
+        stochastic: the policy draws its actions instead of taking the likeliest.
+        device: where the policy computes.
+    """
+
+    run: Path
+    world: str
+    policy: str
+    random_policy: str
+    seed: int = 0
+    stochastic: bool = False
+    device: str = "cpu"
+
+
+def open_garage(run: Run, *, seed: int = 0, stochastic: bool = False, device: torch.device | str = "cpu") -> Garage:
+    """The garage of a run, with the random policy of the data that its world model was fitted to.
+
+    Raises:
+        StageError: the run has no world model or policy, or they do not belong together.
+    """
+    weights = run.world.weights.name
+    world = run.world.require({}).outputs[weights]
+    policy = run.policy.require({"world": world}).outputs[weights]
+    random_policy = run.world.read_settings().collect.policy
+    return Garage(run.root, world, policy, random_policy, seed, stochastic, str(device))
+
+
+class Job(NamedTuple):
+    """One drive to be done: who, and on which track."""
+
+    driver: str
+    track: int
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One drive that is done.
+
+    Attributes:
+        score: what it came to.
+        rewards: of each decision.
+        dream_start: decision at which the dream was asked; None where it was not, or where the drive was too short.
+        dreamt: rewards that the dream expected from there on, of `HORIZONS[-1]` decisions; may be empty.
+    """
+
+    score: EpisodeScore
+    rewards: tuple[float, ...]
+    dream_start: int | None = None
+    dreamt: tuple[float, ...] = ()
+
+
+class Decision(NamedTuple):
+    """One decision as it happened: the picture that the driver saw, what it did, and what came of it."""
+
+    seen: NDArray[np.uint8]
+    action: NDArray[np.float32]
+    step: Step
+
+
+def decisions(view: AgentView, driver: Driver, track: int) -> Iterator[Decision]:
+    """Drive one track to the end."""
+    seen = view.reset(track)
+    while True:
+        action = driver(seen)
+        step = view.step(action)
+        yield Decision(seen, action, step)
+        if step.terminated or step.truncated:
+            return
+        seen = step.observation
+
+
+@cache
+def agent_of(garage: Garage) -> Agent:
+    """The agent, loaded once a process. Raises StageError, see `load_agent`."""
+    return load_agent(garage.run, device=garage.device, stochastic=garage.stochastic)
+
+
+def make_driver(garage: Garage, job: Job) -> Driver:
+    """Put a driver at the start of a track, with the random numbers that belong to the two."""
+    if job.driver == STRAIGHT:
+        return lambda _: _STRAIGHT
+    if job.driver == RANDOM:
+        policy = make_policy(garage.random_policy, np.random.default_rng([garage.seed, job.track]))
+        return lambda _: policy()
+    agent = agent_of(garage)
+    agent.reset(stream_seed(garage.seed, job.track))
+    return agent.act
+
+
+def score_of(view: AgentView, track: int, rewards: Sequence[float], last: Step) -> EpisodeScore:
+    """The score of a drive that has ended with the step `last`."""
+    return EpisodeScore(
+        track=track,
+        score=math.fsum(rewards),
+        decisions=len(rewards),
+        tiles=last.tiles,
+        track_tiles=view.track_tiles,
+        lap_finished=last.lap_finished,
+        left_field=last.terminated and not last.lap_finished,
+        truncated=last.truncated and not last.terminated,
+    )
+
+
+def drive(garage: Garage, job: Job) -> Drive:
+    """Do one drive; where the policy drives, also ask the dream what it expects once the camera has zoomed in."""
+    settings = agent_of(garage).world.interface.view
+    dream_start = -(-_ZOOM_STEPS // settings.action_repeat)
+    rewards: list[float] = []
+    start: Latent | None = None
+    with AgentView(action_repeat=settings.action_repeat, size=settings.size) as view:
+        for index, decision in enumerate(decisions(view, make_driver(garage, job), job.track)):
+            if job.driver == POLICY and index == dream_start:
+                start = agent_of(garage).latent
+            rewards.append(decision.step.reward)
+        score = score_of(view, job.track, rewards, decision.step)
+    if start is None:
+        return Drive(score, tuple(rewards))
+    seed_torch(garage.seed, job.track)
+    return Drive(score, tuple(rewards), dream_start, tuple(dreamt_rewards(agent_of(garage), start)))
+
+
+@torch.no_grad()
+def dreamt_rewards(agent: Agent, start: Latent) -> list[float]:
+    """Rewards that the world model expects of the next `HORIZONS[-1]` decisions of the policy.
+
+    The reward of a decision counts as far as the imagined drive has not ended before it: r_t prod_{k<t} c_k, averaged
+    over `DREAM_SAMPLES` futures.
+
+    Args:
+        agent: world model and policy; it imagines as it drives, by the mode or stochastically.
+        start: one state, (1, ...).
+    """
+    dream = Dream(agent.world.model)
+    starts = start[[0] * DREAM_SAMPLES]
+    trajectory = imagine(dream, agent.actor, starts, HORIZONS[-1], mode=not agent.stochastic)
+    outcomes = dream.outcomes(trajectory.latents[1:])  # (H, N)
+    alive = torch.cat([torch.ones_like(outcomes.goes_on[:1]), outcomes.goes_on[:-1]]).cumprod(0)
+    expected: list[float] = (alive * outcomes.reward).mean(1).tolist()
+    return expected
+
+
+def drive_all(
+    garage: Garage, jobs: Sequence[Job], workers: int, stopped: Callable[[], bool]
+) -> Generator[Drive, None, None]:
+    """Do all drives in worker processes, in the order of the jobs; see `processes.in_order`."""
+    return in_order(partial(drive, garage), jobs, workers, prepare=_settle_in, stopped=stopped)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, as the workers do: sums in another order would be other sums, and soon another drive."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _settle_in() -> None:
+    """Compute on one thread, in a worker for good."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,156 @@
+"""Recorded driving as values: an episode at rest, and a batch of rows in flight to the models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+COLUMNS = ("actions", "rewards", "terminations", "truncations")
+"""The arrays of `Decisions` beside its infos."""
+
+INFO_TYPES: dict[str, np.dtype[Any]] = {
+    "speed": np.dtype(np.float32),
+    "on_road": np.dtype(np.uint8),
+    "tiles": np.dtype(np.int32),
+    "lap_finished": np.dtype(np.bool_),
+}
+"""What is kept of the simulator's state for each decision, for tables and tests; no model ever sees it."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decisions:
+    """An episode without its pictures. T decisions; each array has one entry a decision, and T >= 1.
+
+    Attributes:
+        actions: (T, A) float32, the environment's own `[steer, gas, brake]`; action t was chosen at observation t
+            and led to observation t + 1.
+        rewards: (T,) float32; reward t is what came of action t, and arrived with observation t + 1.
+        terminations: (T,) bool; the episode ended for good. Only the last can be True.
+        truncations: (T,) bool; the recording stopped there, although driving could have gone on. Only the last
+            can be True, and is just where `terminations[-1]` is not.
+        infos: an array (T,) for each name in `INFO_TYPES`, as it was after the action: `speed` (units/s), `on_road`
+            (wheels, 0 to 4), `tiles` (visited so far), `lap_finished`.
+        seed: of the track.
+        policy: the random process that drove.
+        track_tiles: tiles that make a lap.
+    """
+
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    terminations: NDArray[np.bool_]
+    truncations: NDArray[np.bool_]
+    infos: dict[str, NDArray[Any]]
+    seed: int
+    policy: str
+    track_tiles: int
+
+    def __post_init__(self) -> None:
+        steps = len(self.rewards)
+        if steps < 1 or self.actions.ndim != 2:
+            raise ValueError("an episode has at least one decision, and actions of shape (T, A)")
+        if set(self.infos) != set(INFO_TYPES):
+            raise ValueError(f"infos are {', '.join(INFO_TYPES)}, not {', '.join(self.infos)}")
+        _check("actions", self.actions, np.float32, (steps, self.actions.shape[1]))
+        _check("rewards", self.rewards, np.float32, (steps,))
+        _check("terminations", self.terminations, np.bool_, (steps,))
+        _check("truncations", self.truncations, np.bool_, (steps,))
+        for name, dtype in INFO_TYPES.items():
+            _check(name, self.infos[name], dtype, (steps,))
+        if not (np.isfinite(self.actions).all() and np.isfinite(self.rewards).all()):
+            raise ValueError("actions and rewards are finite numbers")
+        ends = self.terminations.astype(int) + self.truncations
+        if ends[:-1].any() or ends[-1] != 1:
+            raise ValueError("an episode ends at its last decision and only there, terminated or else truncated")
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def score(self) -> float:
+        """Sum of the rewards."""
+        return float(self.rewards.sum(dtype=np.float64))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Episode(Decisions):
+    """A recorded episode: T decisions and the T + 1 observations around them.
+
+    Attributes:
+        observations: (T + 1, 3, S, S) uint8, RGB, channel first.
+
+    Raises:
+        ValueError: an array's shape or type is not as said here and in `Decisions`, or the end is not at the end.
+    """
+
+    observations: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.observations.shape[-1]
+        _check("observations", self.observations, np.uint8, (len(self) + 1, 3, size, size))
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all the content, however it is stored."""
+        facts = {"seed": self.seed, "policy": self.policy, "track_tiles": self.track_tiles}
+        result = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        columns = {name: getattr(self, name) for name in ("observations", *COLUMNS)}
+        for name, array in (columns | {name: self.infos[name] for name in INFO_TYPES}).items():
+            result.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            result.update(np.ascontiguousarray(array).data)
+        return result.hexdigest()
+
+
+def _check(name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of episodes as tensors: B sequences of T rows. A row holds what *arrives together*.
+
+    An episode is stored by decision, and read by arrival: the action moves one to the right, to the observation
+    it led to. That is what a world model needs: at each row, what has just been done, then what is seen now.
+
+        stored    observations   o0    o1    o2    ...   oT
+                  actions        a0    a1    a2    ...              chosen at o(t), leads to o(t+1)
+                  rewards        r0    r1    r2    ...              earned by a(t)
+                  terminations   d0    d1    d2    ...
+
+        row                      0     1     2     ...   T
+                  observation    o0    o1    o2    ...   oT
+                  action         0     a0    a1    ...   a(T-1)     led to this observation
+                  reward         0     r0    r1    ...   r(T-1)     arrived with it
+                  is_first       1     0     0     ...   0
+                  is_terminal    0     d0    d1    ...   d(T-1)
+
+    Attributes:
+        observation: (B, T, 3, S, S) uint8.
+        action: (B, T, A) float32, the environment's own; zeros where `is_first`.
+        reward: (B, T) float32; zero where `is_first`.
+        is_first: (B, T) bool; an episode begins here, whatever is to the left belongs to another one.
+        is_terminal: (B, T) bool; the episode ended here for good. An episode that was cut short is not terminal.
+    """
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    is_first: Tensor
+    is_terminal: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def select(self, sequences: Tensor) -> Batch:
+        """Some of the sequences, by their numbers (N,)."""
+        return Batch(**{field.name: getattr(self, field.name)[sequences] for field in fields(self)})

@@ -1,0 +1,84 @@
+"""Random driving, recorded: an episode of a data set as a function of the settings and its number."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+from ..config import Settings
+from ..envs.random_policies import RandomPolicy, make_policy
+from ..envs.tracks import episode_seed
+from ..envs.view import AgentView
+from .episode import INFO_TYPES, Episode
+
+
+def record_episode(settings: Settings, number: int) -> Episode:
+    """Record an episode of random driving.
+
+    Args:
+        settings: `seed`, `view` and `collect` count.
+        number: of the episode in the data set, from 0.
+
+    Returns:
+        The episode; the same for the same arguments, in whatever process.
+    """
+    view = _view(settings.view.action_repeat, settings.view.size)
+    stream = np.random.SeedSequence([settings.seed, number], spawn_key=(1,))  # apart from that of the track
+    policy = make_policy(settings.collect.policy, np.random.default_rng(stream))
+    seed = episode_seed(settings.seed, number)
+    return record(view, policy, seed, patience=settings.collect.patience, limit=settings.collect.limit)
+
+
+def use_one_thread() -> None:
+    """Keep a worker process to one thread: the workers are what runs in parallel."""
+    cv2.setNumThreads(1)
+
+
+@cache
+def _view(action_repeat: int, size: int) -> AgentView:
+    """The environment, made once in a process: a reset leaves nothing of the episode before."""
+    return AgentView(action_repeat=action_repeat, size=size)
+
+
+def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, limit: int) -> Episode:
+    """Drive an episode and record it.
+
+    It ends with the environment's episode, or is cut short: when all wheels have been off the road for `patience`
+    decisions in a row, or after `limit` decisions. What is cut short is truncated, not terminated.
+
+    Args:
+        view: the environment.
+        policy: asked once a decision; it sees nothing.
+        seed: of the track.
+        patience: decisions, at least 1.
+        limit: decisions, at least 1.
+
+    Returns:
+        The episode.
+    """
+    observations, actions, steps = [view.reset(seed)], [], []
+    off_road = 0
+    over = False
+    while not over:
+        actions.append(policy())
+        step = view.step(actions[-1])
+        steps.append(step)
+        observations.append(step.observation)
+        off_road = 0 if step.on_road else off_road + 1
+        over = step.terminated or step.truncated or off_road >= patience or len(steps) >= limit
+    terminations = np.array([step.terminated for step in steps])
+    truncations = np.zeros_like(terminations)
+    truncations[-1] = not terminations[-1]
+    return Episode(
+        observations=np.stack(observations),
+        actions=np.stack(actions),
+        rewards=np.array([step.reward for step in steps], np.float32),
+        terminations=terminations,
+        truncations=truncations,
+        infos={name: np.array([getattr(step, name) for step in steps], dtype) for name, dtype in INFO_TYPES.items()},
+        seed=seed,
+        policy=policy.name,
+        track_tiles=view.track_tiles,
+    )

@@ -1,0 +1,213 @@
+"""What the models are fitted on: windows drawn from anywhere in the episodes, and whole episodes side by side."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import StageError
+from .episode import Batch, Decisions
+from .store import EpisodeStore
+
+__all__ = ["Batch", "Windows", "split"]
+
+_AHEAD = 3  # batches made before they are asked for
+
+
+def split(episodes: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose the episodes to hold out.
+
+    Whole episodes are held out, never windows: two windows of one episode share most of their pictures.
+
+    Args:
+        episodes: how many there are.
+        share: share of them to hold out, in (0, 1); at least one is, and at least one is not.
+        seed: of the choice, which depends on these three alone.
+
+    Returns:
+        Numbers of the episodes to train on, and of those held out, each ascending.
+
+    Raises:
+        StageError: there is only one episode.
+    """
+    if episodes < 2:
+        raise StageError(
+            f"{episodes} episode cannot be divided into training and held-out data; run `dreamer collect` with more "
+            "--decisions"
+        )
+    held = min(max(round(share * episodes), 1), episodes - 1)
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,))).permutation(episodes)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+class Windows:
+    """Episodes laid end to end as one stream of rows, of which windows are cut anywhere.
+
+    A window that runs over the end of an episode goes on with the next, whose first row has `is_first`. The
+    pictures are held in memory, contiguous, where they fit, and are else read from disk; the rest always is.
+
+    Attributes:
+        episodes: numbers of the episodes in the store, in the order of the stream.
+        length: rows in a window.
+        store: where they are.
+        in_memory: whether the pictures are held in memory.
+        lengths: rows of each episode, in the order of `episodes`.
+
+    Args:
+        store: where the episodes are; it must stay open.
+        episodes: numbers of those to read, at least one.
+        length: rows in a window.
+        memory_gib: the most that the pictures may take, GiB.
+
+    Raises:
+        StageError: the episodes have fewer rows than a window, or are not what was recorded.
+    """
+
+    def __init__(
+        self, store: EpisodeStore, episodes: Sequence[int] | NDArray[np.int64], length: int, memory_gib: float
+    ) -> None:
+        self.episodes = [int(episode) for episode in episodes]
+        self.length = length
+        self.store = store
+        self.lengths = store.lengths[self.episodes]
+        self._ends = np.cumsum(self.lengths)
+        self._begins = self._ends - self.lengths
+        self._places = {episode: place for place, episode in enumerate(self.episodes)}
+        if len(self) < length:
+            raise StageError(
+                f"{store.path} has {len(self)} rows in {len(self.episodes)} episodes, fewer than the {length} of a "
+                f"window; run `dreamer collect --data {store.path.name}` with more --decisions"
+            )
+        size = store.view.size
+        self.in_memory = len(self) * 3 * size**2 <= memory_gib * 2**30
+        self._frames = np.empty((len(self) if self.in_memory else 0, 3, size, size), np.uint8)
+        self._read(len(store.view.action_low))
+
+    def _read(self, action: int) -> None:
+        """Fill the columns of the stream, each row with what arrives together (see `Batch`)."""
+        self._action = np.zeros((len(self), action), np.float32)
+        self._reward = np.zeros(len(self), np.float32)
+        self._is_first = np.zeros(len(self), np.bool_)
+        self._is_terminal = np.zeros(len(self), np.bool_)
+        self._is_first[self._begins] = True
+        for episode, begin, end in zip(self.episodes, self._begins, self._ends, strict=True):
+            if self.in_memory:
+                recorded = self.store.read(episode)
+                self._frames[begin:end] = recorded.observations
+                decisions: Decisions = recorded
+            else:
+                decisions = self.store.read_decisions(episode)
+            self._action[begin + 1 : end] = decisions.actions
+            self._reward[begin + 1 : end] = decisions.rewards
+            self._is_terminal[begin + 1 : end] = decisions.terminations
+
+    def __len__(self) -> int:
+        """Rows in the stream."""
+        return int(self._ends[-1])
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the stream takes."""
+        columns = (self._frames, self._action, self._reward, self._is_first, self._is_terminal)
+        return sum(column.nbytes for column in columns)
+
+    def sample(self, rng: np.random.Generator, batch: int) -> Batch:
+        """Draw windows, each start as likely as any other.
+
+        Args:
+            rng: draws the starts, and nothing else.
+            batch: how many, B.
+
+        Returns:
+            B windows of `length` rows.
+        """
+        starts = rng.integers(len(self) - self.length + 1, size=batch)
+        frames = np.empty((batch, self.length, *self._frames.shape[1:]), np.uint8)
+        for window, start in zip(frames, starts, strict=True):
+            self._copy_frames(int(start), window)
+        rows = starts[:, None] + np.arange(self.length)  # (B, T)
+        return self._batch(rows, frames, np.ones_like(rows, np.bool_))
+
+    def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
+        """Draw the batches of updates `start` to `stop - 1`, a few ahead, in a thread.
+
+        Batch u depends on the seed and u alone, so a run that is resumed at update u goes on exactly.
+
+        Args:
+            seed: of the draws.
+            start: first update.
+            stop: the update to end before.
+            batch: windows in a batch.
+
+        Yields:
+            `stop - start` batches. What goes wrong in the thread is raised here; closing the iterator ends it.
+        """
+
+        def draw(update: int) -> Batch:
+            return self.sample(np.random.default_rng([seed, update]), batch)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="windows") as thread:
+            try:
+                waiting = deque(thread.submit(draw, u) for u in range(start, min(start + _AHEAD, stop)))
+                for update in range(start, stop):
+                    if update + _AHEAD < stop:
+                        waiting.append(thread.submit(draw, update + _AHEAD))
+                    yield waiting.popleft().result()
+            finally:
+                thread.shutdown(cancel_futures=True)
+
+    def episode_batch(self, episodes: Sequence[int] | NDArray[np.int64]) -> tuple[Batch, Tensor]:
+        """Whole episodes side by side, padded with zeros behind their ends to the longest of them.
+
+        Args:
+            episodes: their numbers in the store, B of them, all among `self.episodes`.
+
+        Returns:
+            B sequences of T rows, T that of the longest episode, and the mask (B, T) bool of the rows that are real.
+        """
+        places = [self._places[int(episode)] for episode in episodes]
+        lengths = self.lengths[places]
+        steps = np.arange(lengths.max())
+        mask = steps < lengths[:, None]  # (B, T)
+        frames = np.zeros((*mask.shape, *self._frames.shape[1:]), np.uint8)
+        for sequence, place, length in zip(frames, places, lengths, strict=True):
+            self._copy_frames(int(self._begins[place]), sequence[:length])
+        rows = np.where(mask, self._begins[places][:, None] + steps, 0)
+        return self._batch(rows, frames, mask), torch.from_numpy(mask)
+
+    def _copy_frames(self, start: int, out: NDArray[np.uint8]) -> None:
+        """Copy the pictures of the rows from `start` on into `out`, from memory or disk."""
+        if self.in_memory:
+            out[:] = self._frames[start : start + len(out)]
+            return
+        place = int(np.searchsorted(self._ends, start, side="right"))
+        done = 0
+        while done < len(out):
+            first = start + done - int(self._begins[place])
+            last = min(first + len(out) - done, int(self.lengths[place]))
+            out[done : done + last - first] = self.store.read_frames(self.episodes[place], first, last)
+            done += last - first
+            place += 1
+
+    def _batch(self, rows: NDArray[np.int64], frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Batch:
+        """Put the columns of the rows (B, T) beside their pictures, zeros where the mask is False."""
+
+        def take(column: NDArray[Any]) -> Tensor:
+            values = column[rows]
+            values[~mask] = 0
+            return torch.from_numpy(values)
+
+        return Batch(
+            observation=torch.from_numpy(frames),
+            action=take(self._action),
+            reward=take(self._reward),
+            is_first=take(self._is_first),
+            is_terminal=take(self._is_terminal),
+        )

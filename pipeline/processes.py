@@ -1,0 +1,124 @@
+"""Worker processes, and stopping them: a request to stop is heard by one process, and obeyed where nothing is lost."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self, TypeVar
+
+from .errors import DreamerError
+
+_AHEAD = 2  # items under way for each worker, so that none waits for another
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Interruption:
+    """Within it, Ctrl-C and SIGTERM only ask: `asked` says that it is time to save and stop. A second Ctrl-C insists.
+
+    Outside the main thread, where Python takes no signals, nothing is ever asked.
+    """
+
+    def __enter__(self) -> Self:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    *,
+    prepare: Callable[[], object] = bool,
+    stopped: Callable[[], bool] = bool,
+) -> Generator[Result]:
+    """Apply a function to each item in worker processes. Close it (`contextlib.closing`) to end them.
+
+    Args:
+        function: from the top of a module, as are its arguments' and result's types: they cross by pickle.
+        items: may have no end; taken a few ahead of the results.
+        workers: processes.
+        prepare: called once in each.
+        stopped: asked between results. Once True, no further item is begun; those under way still come out.
+
+    Yields:
+        The results in the order of the items.
+
+    Raises:
+        DreamerError: a worker was killed. What the function itself raises comes out as it is.
+    """
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (prepare,))
+    waiting, queue = deque[Future[Result]](), iter(items)
+    try:
+        while not stopped():
+            with _ctrl_c_held_back():
+                for item in itertools.islice(queue, _AHEAD * workers - len(waiting)):
+                    waiting.append(pool.submit(function, item))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+        for future in reversed(waiting):
+            future.cancel()  # where it has not begun
+        while waiting and not waiting[0].cancelled():
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        if stopped():  # a SIGTERM for the whole group has reached the workers too
+            return
+        raise DreamerError(
+            "A worker process was killed, perhaps for want of memory; run the command again with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Have processes that start here deaf to Ctrl-C from their first moment: they inherit what is blocked."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(prepare: Callable[[], object]) -> None:
+    """Begin a worker: this process alone does not decide to stop, and does not outlive the one it works for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,243 @@
+"""What an evaluation comes to: the score of a drive, the summary of many, and dreamt beside real rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+_RESAMPLES = 9999
+_CONFIDENCE = 0.95
+
+_ENOUGH = 10
+"""Tracks from which on a correlation tells anything."""
+
+_TOLERATED_SHARE, _TOLERATED = 0.2, 5.0
+"""How much a dream may promise beyond the real sum of rewards, as a share of it and in points, before it flatters."""
+
+
+@dataclass(frozen=True)
+class EpisodeScore:
+    """One whole drive.
+
+    Attributes:
+        track: seed of the track.
+        score: sum of all rewards.
+        decisions: actions chosen.
+        tiles: tiles of the track visited, of `track_tiles`.
+        lap_finished: all tiles were visited; this ends the drive.
+        left_field: the car left the playfield; this ends the drive, for a reward of -100.
+        truncated: the time limit ended the drive.
+    """
+
+    track: int
+    score: float
+    decisions: int
+    tiles: int
+    track_tiles: int
+    lap_finished: bool
+    left_field: bool
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Many drives in a few numbers. What one drive alone cannot tell is NaN.
+
+    Attributes:
+        episodes: number of drives.
+        mean: mean score.
+        std: standard deviation of the scores, with n - 1.
+        low, high: 95 % bootstrap interval of the mean, see `mean_interval`.
+        iqm: interquartile mean: the mean without the lowest and the highest quarter of the scores.
+        minimum, maximum: lowest and highest score.
+        tile_share: mean share of the track's tiles visited, 0 .. 1.
+        laps: drives that visited every tile.
+        left_field: drives that left the playfield.
+    """
+
+    episodes: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    iqm: float
+    minimum: float
+    maximum: float
+    tile_share: float
+    laps: int
+    left_field: int
+
+
+def mean_interval(values: ArrayLike) -> tuple[float, float]:
+    """95 % confidence interval of the mean: percentile bootstrap, always with the same resamples.
+
+    Scores are skewed and of few tracks; resampling assumes no bell curve (Agarwal et al. 2021, arXiv 2108.13264).
+
+    Args:
+        values: (n,) numbers.
+
+    Returns:
+        Lower and upper end; NaN for a single value, which says nothing about its spread.
+    """
+    sample = np.sort(np.asarray(values, dtype=np.float64))  # so that their order makes no difference
+    if len(sample) < 2:
+        return float("nan"), float("nan")
+    result = scipy.stats.bootstrap(
+        (sample,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        confidence_level=_CONFIDENCE,
+        method="percentile",
+        batch=1000,  # a batch of resamples is held in memory at once
+        rng=np.random.default_rng(0),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def summarise(episodes: Sequence[EpisodeScore]) -> Summary:
+    """Sum up drives. Raises ValueError where there is none."""
+    if not episodes:
+        raise ValueError("there is no drive to sum up")
+    scores = np.array([episode.score for episode in episodes])
+    low, high = mean_interval(scores)
+    return Summary(
+        episodes=len(episodes),
+        mean=float(scores.mean()),
+        std=float(scores.std(ddof=1)) if len(episodes) > 1 else float("nan"),
+        low=low,
+        high=high,
+        iqm=float(scipy.stats.trim_mean(scores, 0.25)),
+        minimum=float(scores.min()),
+        maximum=float(scores.max()),
+        tile_share=float(np.mean([episode.tiles / episode.track_tiles for episode in episodes])),
+        laps=sum(episode.lap_finished for episode in episodes),
+        left_field=sum(episode.left_field for episode in episodes),
+    )
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the dream promised from one state on, beside what the real drive then brought.
+
+    Attributes:
+        track: seed of the track.
+        decisions: decisions that both sums span.
+        dreamt: expected sum of rewards in imagination.
+        real: sum of the rewards that came.
+    """
+
+    track: int
+    decisions: int
+    dreamt: float
+    real: float
+
+
+def compare(track: int, dreamt: Sequence[float], real: Sequence[float], horizon: int, left_field: bool) -> Promise:
+    """Compare dreamt and real rewards over a horizon.
+
+    The sums end where the real drive ended, for neither the last tile nor the time limit is anything a dream of
+    random driving could know. Leaving the playfield is a mistake that it should foresee: there the dream's sum goes on.
+
+    Args:
+        track: seed of the track.
+        dreamt: expected rewards of the decisions after a state, at least `horizon` of them.
+        real: rewards of the real decisions after it, to the end of the drive.
+        horizon: decisions to compare, at most.
+        left_field: whether the real drive ended outside the playfield.
+    """
+    decisions = horizon if left_field else min(horizon, len(real))
+    return Promise(track, decisions, float(np.sum(dreamt[:decisions])), float(np.sum(real[:decisions])))
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Dreamt beside real rewards, over many tracks.
+
+    Attributes:
+        dreamt, real: mean sums.
+        excess: mean of dreamt - real.
+        low, high: 95 % bootstrap interval of `excess`; NaN for one track.
+        correlation: of the two sums over the tracks (Pearson); NaN for less than ten, or where either is constant.
+    """
+
+    dreamt: float
+    real: float
+    excess: float
+    low: float
+    high: float
+    correlation: float
+
+    @property
+    def flatters(self) -> bool:
+        """The dream clearly promises too much: the whole interval lies above 20 % of the real sum, and above 5."""
+        return self.low > max(_TOLERATED_SHARE * abs(self.real), _TOLERATED)
+
+
+def weigh(promises: Sequence[Promise]) -> Trust:
+    """Sum up promises. Raises ValueError where there is none."""
+    if not promises:
+        raise ValueError("there is no promise to sum up")
+    dreamt = np.array([promise.dreamt for promise in promises])
+    real = np.array([promise.real for promise in promises])
+    telling = len(promises) >= _ENOUGH and np.ptp(dreamt) > 0 and np.ptp(real) > 0
+    low, high = mean_interval(dreamt - real)
+    return Trust(
+        dreamt=float(dreamt.mean()),
+        real=float(real.mean()),
+        excess=float((dreamt - real).mean()),
+        low=low,
+        high=high,
+        correlation=float(np.corrcoef(dreamt, real)[0, 1]) if telling else float("nan"),
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation.
+
+    Attributes:
+        question: what was asked: tracks, kind of actions, seed, and the weights by content hash.
+        scores: of every drive, by driver.
+        promises: of the dream, by horizon.
+    """
+
+    question: dict[str, Any]
+    scores: dict[str, list[EpisodeScore]]
+    promises: dict[int, list[Promise]]
+
+    @property
+    def summaries(self) -> dict[str, Summary]:
+        """The drives in a few numbers, by driver."""
+        return {driver: summarise(scores) for driver, scores in self.scores.items()}
+
+    @property
+    def trusts(self) -> dict[int, Trust]:
+        """Dreamt beside real rewards, by horizon; none where every drive was too short to ask."""
+        return {horizon: weigh(promises) for horizon, promises in self.promises.items() if promises}
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain lists and mappings; what is not a finite number becomes None."""
+        drives = {
+            driver: {"summary": asdict(summary), "episodes": [asdict(score) for score in self.scores[driver]]}
+            for driver, summary in self.summaries.items()
+        }
+        dream = {
+            str(horizon): {**asdict(trust), "tracks": [asdict(promise) for promise in self.promises[horizon]]}
+            for horizon, trust in self.trusts.items()
+        }
+        plain: dict[str, Any] = _finite({"question": self.question, "drives": drives, "dream": dream})
+        return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

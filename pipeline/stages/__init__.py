@@ -1,0 +1,1 @@
+"""One module a command; stages never import each other, they meet in files."""

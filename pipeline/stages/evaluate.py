@@ -1,0 +1,291 @@
+"""`dreamer evaluate`: how well the policy drives real tracks it never saw, and whether its dream told the truth."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__, console
+from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, write_text
+from ..config import Settings
+from ..driving import (
+    DREAM_SAMPLES,
+    HORIZONS,
+    POLICY,
+    RANDOM,
+    STRAIGHT,
+    Drive,
+    Garage,
+    Job,
+    agent_of,
+    drive_all,
+    one_thread,
+    open_garage,
+)
+from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS
+from ..errors import InterruptedRunError
+from ..processes import Interruption, cores
+from ..scores import Promise, Report, Summary, compare
+from ..viewing.drive_film import FPS, film_drive, pick
+from ..viewing.film import Film, Frame, write_film
+
+SECTIONS = ("seed", "evaluate")
+"""The settings that this stage depends on."""
+
+DRIVERS = (POLICY, RANDOM, STRAIGHT)
+_REPORT, _FILM = "evaluation.json", "drive.mp4"
+
+# For the estimates of a dry run, about:
+_TIMED = 20  # decisions of the policy that are timed
+_SIMULATED = 0.003  # seconds that the simulator takes for a decision
+_START = 6.0  # seconds until the workers drive
+_PROCESS_GIB = 0.5
+
+
+def evaluate(
+    settings: Settings,
+    *,
+    run: Run,
+    video: bool = False,
+    stochastic: bool = False,
+    workers: int | None = None,
+    device: torch.device | str = "cpu",
+    dry_run: bool = False,
+) -> Report | None:
+    """Drive published tracks and report the scores.
+
+    Writes `evaluation/evaluation.json`, and `evaluation/drive.mp4` where a video is asked for. What an earlier
+    evaluation found there is kept under another name, unless it is just the same.
+
+    Args:
+        settings: `seed` and `evaluate` count.
+        run: whose world model and policy drive.
+        video: film the worst, the median and the best track too.
+        stochastic: draw actions from the policy instead of taking its mode.
+        workers: processes that drive; all cores by default. The scores do not depend on it.
+        device: where the policy computes.
+        dry_run: say what would be done, and write nothing.
+
+    Returns:
+        The report; None after a dry run.
+
+    Raises:
+        StageError: the world model or the policy is missing, damaged or stale.
+        InterruptedRunError: after Ctrl-C.
+        DreamerError: a worker was killed, or nothing here encodes a film.
+    """
+    started = time.monotonic()
+    garage = open_garage(run, seed=settings.seed, stochastic=stochastic, device=device)
+    agent_of(garage)  # finds fault with the weights before any work
+    tracks = (REPORT_TRACKS if settings.evaluate.list == "report" else SELECTION_TRACKS)[: settings.evaluate.tracks]
+    workers = min(workers or cores(), len(tracks) * len(DRIVERS))
+    if dry_run:
+        _describe(settings, garage, tracks, workers)
+        return None
+    question = {
+        "list": settings.evaluate.list,
+        "tracks": list(tracks),
+        "actions": "stochastic" if stochastic else "deterministic",
+        "seed": settings.seed,
+        "world": garage.world,
+        "policy": garage.policy,
+    }
+    report = make_report(question, _drive(garage, tracks, workers))
+    show(report)
+    facts = {"seconds": round(time.monotonic() - started, 1), "workers": workers, **_here(garage)}
+    _save(report, settings, run.evaluation, facts)
+    if video:
+        _film(report, garage, run.evaluation)
+    return report
+
+
+def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, list[Drive]]:
+    """All drives, by driver and in the order of the tracks."""
+    jobs = [Job(driver, track) for track in tracks for driver in DRIVERS]
+    drives: dict[str, list[Drive]] = {driver: [] for driver in DRIVERS}
+    with (
+        Interruption() as interruption,
+        console.Meter("Driving", len(jobs), "drives") as meter,
+        closing(drive_all(garage, jobs, workers, lambda: interruption.asked)) as done,
+    ):
+        for index, drive in enumerate(done):
+            drives[jobs[index].driver].append(drive)
+            meter.advance_to(index + 1, {"mean score": float(np.mean([one.score.score for one in drives[POLICY]]))})
+        if interruption.asked:
+            raise InterruptedRunError("Stopped; nothing is written before all tracks are driven")
+    return drives
+
+
+def make_report(question: dict[str, Any], drives: Mapping[str, Sequence[Drive]]) -> Report:
+    """Put scores and promises together."""
+    promises: dict[int, list[Promise]] = {horizon: [] for horizon in HORIZONS}
+    for drive, horizon in itertools.product(drives[POLICY], HORIZONS):
+        if drive.dream_start is not None:
+            score, real = drive.score, drive.rewards[drive.dream_start :]
+            promises[horizon].append(compare(score.track, drive.dreamt, real, horizon, score.left_field))
+    return Report(question, {driver: [one.score for one in many] for driver, many in drives.items()}, promises)
+
+
+def show(report: Report) -> None:
+    """Print the two tables, and a warning where the dream promises too much."""
+    tracks, kind = len(report.question["tracks"]), report.question["list"]
+    console.table(
+        f"Score on {tracks} {kind} track{'s' * (tracks > 1)}, {report.question['actions']} actions",
+        ["driver", "mean", "95 %", "std", "IQM", "min", "max", "tiles", "laps", "off"],
+        [[driver, *_cells(summary)] for driver, summary in report.summaries.items()],
+    )
+    if not report.trusts:
+        return
+    console.table(
+        "Does the dream tell the truth? Rewards to come, once the camera has zoomed in",
+        ["decisions", "dreamt", "real", "dreamt - real", "95 %", "correlation"],
+        [
+            [
+                str(horizon),
+                *map(_number, (t.dreamt, t.real, t.excess)),
+                _range(t.low, t.high),
+                _number(t.correlation, 2),
+            ]
+            for horizon, t in report.trusts.items()
+        ],
+    )
+    for horizon, t in report.trusts.items():
+        if t.flatters:
+            console.warn(
+                f"The dream flatters: over {horizon} decisions it promises {t.dreamt:.0f} where {t.real:.0f} comes "
+                "(the whole interval of the difference lies above 20 % of what comes). The policy may live on the "
+                "model's mistakes: more data, fewer policy updates or a larger policy.penalty help"
+            )
+            break
+
+
+def _cells(summary: Summary) -> list[str]:
+    return [
+        _number(summary.mean),
+        _range(summary.low, summary.high),
+        *map(_number, (summary.std, summary.iqm, summary.minimum, summary.maximum)),
+        f"{summary.tile_share:.0%}",
+        str(summary.laps),
+        str(summary.left_field),
+    ]
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else "-"  # + 0.0: no "-0"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{_number(low)}..{_number(high)}" if math.isfinite(low) else "-"
+
+
+def _save(report: Report, settings: Settings, folder: StageFolder, facts: dict[str, Any]) -> None:
+    """Write the report and what belongs to it; what was there before is kept."""
+    content = report.as_json()
+    keep_earlier(folder, content)
+    facts = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
+    method = {"dream_samples": DREAM_SAMPLES, "interval": "95 % percentile bootstrap of the mean"}
+    whole = {"format": FORMAT, **content, "method": method, "facts": facts}
+    write_text(folder.path / _REPORT, json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    log = console.MetricsLog(folder.metrics)
+    for step, row in enumerate(zip(*report.scores.values(), strict=True), 1):
+        by_driver = {driver: one.score for driver, one in zip(report.scores, row, strict=True)}
+        log.append(step, {"track": row[0].track, **by_driver, "tiles": row[0].tiles, "decisions": row[0].decisions})
+    log.close()
+    folder.write_settings(settings)
+    inputs = {name: report.question[name] for name in ("world", "policy")}
+    outputs = {_REPORT: file_hash(folder.path / _REPORT)}
+    folder.write_manifest(Manifest("evaluate", inputs, outputs, len(report.scores[POLICY]), complete=True, facts=facts))
+    console.say(f"Report: {folder.path / _REPORT}")
+
+
+def keep_earlier(folder: StageFolder, content: Mapping[str, Any]) -> None:
+    """Rename an earlier report that says anything else than `content`, and its film: nothing found is lost."""
+    path = folder.path / _REPORT
+    if not path.exists():
+        return
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        same = {name: earlier.get(name) for name in content} == content
+    except (ValueError, AttributeError):
+        same = False
+    if same:
+        return
+    number = next(n for n in itertools.count(1) if not any(folder.path.glob(f"*-{n}.*")))
+    for old in (path, *folder.path.glob(f"{Path(_FILM).stem}.*")):
+        old.rename(old.with_stem(f"{old.stem}-{number}"))
+    console.say(f"The earlier report is kept as {path.with_stem(f'{path.stem}-{number}')}")
+
+
+def _here(garage: Garage) -> dict[str, Any]:
+    """Versions and hardware, which scores may depend on in the last digit."""
+    packages = {name: version(name) for name in ("gymnasium", "numpy", "torch")}
+    return {
+        "versions": {"dreamer": __version__, "python": platform.python_version(), **packages},
+        "hardware": {"system": platform.platform(), "cores": cores(), "device": garage.device},
+    }
+
+
+def _film(report: Report, garage: Garage, folder: StageFolder) -> None:
+    """Drive three tracks again, filming, and add the film to the manifest."""
+    picks = pick(report.scores[POLICY])
+    with Interruption() as interruption, console.Meter("Filming", len(picks), "drives") as meter, one_thread():
+
+        def frames() -> Iterator[Frame]:
+            for done, one in enumerate(picks, 1):
+                for frame in film_drive(garage, one):
+                    if interruption.asked:
+                        raise InterruptedRunError("Stopped while filming; the report is written")
+                    yield frame
+                meter.advance_to(done)
+
+        film = write_film(folder.path / _FILM, frames(), FPS)
+    manifest = folder.read_manifest()
+    assert manifest is not None
+    manifest.outputs[film.path.name] = file_hash(film.path)
+    folder.write_manifest(manifest)
+    _announce(film)
+
+
+def _announce(film: Film) -> None:
+    if not film.h264:
+        console.warn(
+            f"No H.264 encoder is here, so the film is VP8, which not every player knows, by {film.encoder}; "
+            "`pip install av` and the same command again give H.264"
+        )
+    console.say(f"Film: {film.path} ({film.frames / FPS:.0f} s, by {film.encoder})")
+
+
+def _describe(settings: Settings, garage: Garage, tracks: Sequence[int], workers: int) -> None:
+    """Say what a run would do: settings and time."""
+    console.table(
+        "dreamer evaluate would use",
+        ["setting", "value"],
+        [[name, str(value)] for name, value in settings.section_values(SECTIONS).items()],
+    )
+    agent = agent_of(garage)
+    size = agent.world.interface.view.size
+    blank = np.zeros((3, size, size), dtype=np.uint8)
+    with one_thread():
+        agent.act(blank)
+        started = time.monotonic()
+        for _ in range(_TIMED):
+            agent.act(blank)
+    decision = (time.monotonic() - started) / _TIMED
+    # A drive has at most 250 decisions of acting, of the simulator, and as many imagined ones.
+    seconds = len(tracks) * (250 * (2 * decision + _SIMULATED) + 2 * 250 * _SIMULATED) / workers + _START
+    console.say(
+        f"{len(tracks)} tracks, each driven by {len(DRIVERS)} drivers in {workers} processes: at most about "
+        f"{console.duration(seconds)}; {workers * _PROCESS_GIB:.1f} GiB of memory; nothing written"
+    )

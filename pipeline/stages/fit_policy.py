@@ -1,0 +1,136 @@
+"""`dreamer fit-policy`: from a world model to an actor, in imagination alone. No environment is ever imported here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .. import console
+from ..artifacts import Manifest, Run, StageFolder, file_hash
+from ..config import Settings
+from ..episodes.store import EpisodeStore
+from ..episodes.windows import Windows
+from ..learning.encoding import EncodedData, encode
+from ..learning.fitting import Plan, fit, planned_updates
+from ..learning.policy_learner import PolicyLearner
+from ..learning.precision import resolve_precision
+from ..models.actor_critic import Actor
+from ..models.checkpoints import LoadedWorld, load_world, save_actor
+from ..randomness import seed_torch
+from ..viewing.curves import Panel, draw_curves
+
+SECTIONS = ("seed", "policy")
+"""The settings that this stage depends on, beside the world model's own."""
+_SHOWN = ("return", "reward", "entropy", "disagreement")
+_PANELS = (
+    Panel("Imagined return (lambda, penalised)", ("return",)),
+    Panel("Imagined reward a decision", ("reward",)),
+    Panel("Value", ("value",)),
+    Panel("Actor's entropy, nats", ("entropy",)),
+    Panel("Ensemble disagreement", ("disagreement",)),
+    Panel("Scale of returns", ("scale",)),
+)
+_STREAM_MEMORY_GIB = 1e-9  # episodes are read once, one after the other: from disk
+
+
+def fit_policy(
+    settings: Settings,
+    *,
+    run: Run,
+    data: Path,
+    device: torch.device,
+    minutes: float | None = None,
+    fresh: bool = False,
+    dry_run: bool = False,
+) -> Manifest:
+    """Fit the actor and the critic of a run, or go on with them.
+
+    Args:
+        settings: `seed` and `policy` count.
+        run: whose `world/` is read and whose `policy/` is written.
+        data: folder of the data set that the world model was fitted to.
+        device: to fit on.
+        minutes: fit for about this long instead of `policy.updates`.
+        fresh: start anew.
+        dry_run: say what would be done, and write nothing.
+
+    Raises:
+        StageError: the data set or the world model is missing, damaged or stale.
+        UsageError: the run was begun with other settings.
+        InterruptedRunError: after Ctrl-C; all saved.
+    """
+    with EpisodeStore.open(data) as store:
+        world_manifest = run.world.require({"data": store.fingerprint})
+        world = load_world(run.world.weights, device)
+        if dry_run:
+            _describe(settings, world, store)
+            return Manifest("fit-policy")
+        folder = run.policy
+        inputs = {"data": store.fingerprint, "world": world_manifest.outputs[run.world.weights.name]}
+        manifest, settings = folder.start(settings, SECTIONS, inputs, fresh=fresh)
+        settings = settings.with_value("policy.precision", resolve_precision(settings.policy.precision, device))
+        encoded = encode_data(world, store, settings)
+    if minutes is not None and not manifest.done:
+        planned = planned_updates(_learner(settings, world, encoded), minutes, settings.seed)
+        settings = settings.with_value("policy.updates", planned)
+    folder.write_settings(settings)
+    if manifest.complete and manifest.done >= settings.policy.updates:
+        console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
+        return manifest
+    learner = _learner(settings, world, encoded)
+    plan = Plan("Fitting the policy", settings.policy.updates, settings.policy.save_every, settings.seed, _SHOWN)
+    manifest = fit(learner, plan, folder, manifest)
+    return _finish(learner, folder, manifest, inputs["world"])
+
+
+def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> EncodedData:
+    """The states of all episodes; the same however often the run is resumed."""
+    seed_torch(settings.seed)
+    windows = Windows(store, range(len(store)), 2, _STREAM_MEMORY_GIB)
+    return encode(world.model, windows, settings.policy.precision)
+
+
+def _learner(settings: Settings, world: LoadedWorld, encoded: EncodedData) -> PolicyLearner:
+    """A learner with the weights that the seed gives."""
+    seed_torch(settings.seed, 1)
+    actor = Actor(world.model.features, world.settings, settings.policy.layers, encoded.action_mean, encoded.action_std)
+    return PolicyLearner(world.model, encoded.states, actor.to(world.model.device), settings.policy)
+
+
+def _finish(learner: PolicyLearner, folder: StageFolder, manifest: Manifest, world_hash: str) -> Manifest:
+    """Write the acting copy of the actor, the curves, and the manifest that calls them complete."""
+    save_actor(folder.weights, learner.acting, learner.settings.layers, world_hash)
+    lines = console.read_lines(folder.metrics)
+    draw_curves(lines, folder.path / "curves.png", "Actor and critic, in imagination", _PANELS)
+    manifest = replace(manifest, outputs={folder.weights.name: file_hash(folder.weights)}, complete=True)
+    folder.write_manifest(manifest)
+    last = lines[-1]
+    console.table(
+        f"In imagination after {manifest.done} updates, {console.duration(manifest.facts['seconds'])}",
+        ["", "first", "last"],
+        [[name, console.short(lines[0][name]), console.short(last[name])] for name in (*_SHOWN, "value", "scale")],
+    )
+    return manifest
+
+
+def _describe(settings: Settings, world: LoadedWorld, store: EpisodeStore) -> None:
+    """Say what a run would do: sizes, memory and time."""
+    model, policy = world.model, settings.policy
+    precision = resolve_precision(policy.precision, model.device)
+    settings = settings.with_value("policy.precision", precision)
+    start = model.dynamics.initial(policy.starts, device=model.device)
+    neutral = torch.zeros(len(world.interface.low))
+    learner = _learner(settings, world, EncodedData(start, neutral, neutral + 0.5))
+    seconds = 60 * policy.updates / planned_updates(learner, 1.0, settings.seed)
+    states = store.steps * (4 * world.settings.deter + world.settings.groups * world.settings.classes)
+    console.table(
+        "dreamer fit-policy would use",
+        ["setting", "value"],
+        [[name, str(value)] for name, value in settings.section_values(SECTIONS).items()],
+    )
+    console.say(
+        f"{store.steps} recorded states to start from; about {console.duration(seconds)} on {model.device} and "
+        f"{states / 2**30 + 1:.1f} GiB of memory; nothing written"
+    )

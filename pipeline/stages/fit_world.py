@@ -1,0 +1,146 @@
+"""`dreamer fit-world`: from recorded episodes to a world model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .. import console
+from ..artifacts import Manifest, Run, StageFolder, file_hash
+from ..config import Settings, ViewSettings
+from ..episodes.store import EpisodeStore
+from ..episodes.windows import Windows, split
+from ..learning.fitting import Plan, fit, planned_updates
+from ..learning.precision import resolve_precision
+from ..learning.world_learner import CONTEXT, HORIZONS, WorldLearner
+from ..models.checkpoints import Interface, build_world, save_world
+from ..randomness import seed_torch
+from ..viewing.curves import Panel, draw_curves
+
+SECTIONS = ("seed", "view", "model", "world")
+"""The settings that this stage depends on."""
+_SHOWN = ("picture", "kl", f"held_out/open_loop_{HORIZONS[-1]}")
+_PANELS = (
+    Panel("Reconstruction error (sum over pixels)", ("picture", "held_out/picture"), log=True),
+    Panel("KL, nats a step", ("kl", "held_out/kl")),
+    Panel("Reward loss", ("reward", "held_out/reward"), log=True),
+    Panel("Held-out pixel error, imagined", tuple(f"held_out/open_loop_{k}" for k in HORIZONS), log=True),
+    Panel("Held-out reward error, imagined sum", tuple(f"held_out/open_loop_reward_{k}" for k in HORIZONS)),
+    Panel("Gradient norm", ("gradient",), log=True),
+)
+
+
+def fit_world(
+    settings: Settings,
+    *,
+    run: Run,
+    data: Path,
+    device: torch.device,
+    minutes: float | None = None,
+    fresh: bool = False,
+    dry_run: bool = False,
+) -> Manifest:
+    """Fit the world model of a run, or go on with it.
+
+    Args:
+        settings: `seed`, `model` and `world` count.
+        run: where `world/` is written.
+        data: folder of the data set.
+        device: to fit on.
+        minutes: fit for about this long instead of `world.updates`.
+        fresh: start anew.
+        dry_run: say what would be done, and write nothing.
+
+    Raises:
+        StageError: the data set is missing, damaged, or another one than this run was begun with.
+        UsageError: the run was begun with other settings.
+        InterruptedRunError: after Ctrl-C; all saved.
+    """
+    with EpisodeStore.open(data) as store:
+        settings = settings.model_copy(update={"view": interface_of(store).view})
+        if dry_run:
+            _describe(settings, store, device)
+            return Manifest("fit-world")
+        folder = run.world
+        manifest, settings = folder.start(settings, SECTIONS, {"data": store.fingerprint}, fresh=fresh)
+        settings = settings.with_value("world.precision", resolve_precision(settings.world.precision, device))
+        if minutes is not None and not manifest.done:
+            planned = planned_updates(_learner(settings, store, device), minutes, settings.seed)
+            settings = settings.with_value("world.updates", planned)
+        folder.write_settings(settings)
+        if manifest.complete and manifest.done >= settings.world.updates:
+            console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
+            return manifest
+        learner = _learner(settings, store, device)
+        plan = Plan("Fitting the world", settings.world.updates, settings.world.save_every, settings.seed, _SHOWN)
+        manifest = fit(learner, plan, folder, manifest)
+        return _finish(learner, folder, manifest, interface_of(store))
+
+
+def interface_of(store: EpisodeStore) -> Interface:
+    """What joins a model to the environment that the episodes come from."""
+    view = store.view
+    return Interface(ViewSettings(action_repeat=view.action_repeat, size=view.size), view.action_low, view.action_high)
+
+
+def _learner(settings: Settings, store: EpisodeStore, device: torch.device) -> WorldLearner:
+    """A learner with the weights that the seed gives."""
+    train, held_out = split(len(store), settings.world.validation_share, settings.seed)
+    budget = settings.world.memory_gib
+    seed_torch(settings.seed)
+    model = build_world(settings.model, interface_of(store)).to(device)
+    return WorldLearner(
+        model,
+        settings.world,
+        Windows(store, train, settings.world.length, budget),
+        Windows(store, held_out, CONTEXT + max(HORIZONS), budget),
+        settings.seed,
+    )
+
+
+def _finish(learner: WorldLearner, folder: StageFolder, manifest: Manifest, interface: Interface) -> Manifest:
+    """Write the best and the last weights, the curves, and the manifest that calls them complete."""
+    last = folder.path / "last.safetensors"
+    save_world(last, learner.model, interface)
+    learner.model.load_state_dict(learner.best_model)
+    save_world(folder.weights, learner.model, interface)
+    lines = console.read_lines(folder.metrics)
+    draw_curves(lines, folder.path / "curves.png", "World model", _PANELS)
+    outputs = {path.name: file_hash(path) for path in (folder.weights, last)}
+    manifest = replace(manifest, outputs=outputs, complete=True)
+    folder.write_manifest(manifest)
+    _report(lines, manifest)
+    return manifest
+
+
+def _report(lines: list[dict[str, float]], manifest: Manifest) -> None:
+    """The errors on held-out episodes, of the last update and of the best one, which the next stages use."""
+    checked = [line for line in lines if "held_out/loss" in line]
+    best = min(checked, key=lambda line: line["held_out/loss"])
+    names = [name for name in checked[-1] if name.startswith("held_out/")]
+    rows = [
+        [name.removeprefix("held_out/"), console.short(best[name]), console.short(checked[-1][name])] for name in names
+    ]
+    console.table(
+        f"Held-out episodes after {manifest.done} updates, {console.duration(manifest.facts['seconds'])}",
+        ["error", f"best (update {best['step']})", "last"],
+        rows,
+    )
+
+
+def _describe(settings: Settings, store: EpisodeStore, device: torch.device) -> None:
+    """Say what a run would do: sizes, memory and time."""
+    learner = _learner(settings, store, device)
+    parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    seconds = 60 * settings.world.updates / planned_updates(learner, 1.0, settings.seed)
+    console.table(
+        "dreamer fit-world would use",
+        ["setting", "value"],
+        [[name, str(value)] for name, value in settings.section_values(SECTIONS).items()],
+    )
+    console.say(
+        f"{len(store)} episodes, {store.steps} decisions; {parameters / 1e6:.2f} M parameters on {device}; about "
+        f"{console.duration(seconds)}; nothing written"
+    )

@@ -1,0 +1,1 @@
+"""Figures and films, made from what the stages leave."""

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.episodes.episode import Batch, Episode
+from pipeline.episodes.store import EpisodeStore
+from pipeline.episodes.windows import Windows, split
+from pipeline.errors import StageError
+
+MakeEpisode = Callable[..., Episode]
+
+STEPS = (3, 20, 1, 7, 40, 2)
+TERMINATED = (1, 4)
+MEMORY, DISK = 1.0, 1e-9  # GiB
+
+
+@pytest.fixture(scope="module")
+def store(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_store: Callable[[Path, Sequence[Episode]], Path],
+    make_episode: MakeEpisode,
+) -> Iterator[EpisodeStore]:
+    recorded = [make_episode(n, steps, terminated=n in TERMINATED) for n, steps in enumerate(STEPS)]
+    with EpisodeStore.open(write_store(tmp_path_factory.mktemp("data") / "x", recorded)) as opened:
+        yield opened
+
+
+def shown(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the pictures say of themselves, each (B, T): episode, last action, row."""
+    pictures = batch.observation.long()
+    assert (pictures == pictures[..., :1, :1]).all()
+    return pictures[:, :, 0, 0, 0], pictures[:, :, 1, 0, 0], pictures[:, :, 2, 0, 0]
+
+
+def check_rows(batch: Batch) -> None:
+    """Each row holds what belongs together, and each follows on the one before, but for `is_first`."""
+    episode, action, row = shown(batch)
+    steps = torch.tensor(STEPS)[episode]
+    torch.testing.assert_close(batch.action[..., 0], -action / 255)
+    torch.testing.assert_close(batch.action[..., 2], action / 510)
+    torch.testing.assert_close(batch.reward, action.float())
+    assert torch.equal(batch.is_first, row == 0)
+    assert torch.equal(batch.is_terminal, (row == steps) & torch.isin(episode, torch.tensor(TERMINATED)))
+    first = batch.is_first[:, 1:]
+    follows = (episode[:, 1:] == episode[:, :-1]) & (row[:, 1:] == row[:, :-1] + 1)
+    assert torch.equal(follows, ~first)
+    assert (row == steps)[:, :-1][first].all()  # what comes before a first row is a last one
+
+
+@pytest.mark.parametrize("memory", [MEMORY, DISK])
+@settings(max_examples=30, deadline=None)
+@given(
+    episodes=st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True),
+    length=st.integers(1, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_windows_hold_what_belongs_together(
+    store: EpisodeStore, memory: float, episodes: list[int], length: int, seed: int
+) -> None:
+    rows = int(store.lengths[episodes].sum())
+    if rows < length:
+        with pytest.raises(StageError, match=f"has {rows} rows in {len(episodes)} episodes, fewer than the {length}"):
+            Windows(store, episodes, length, memory)
+        return
+    windows = Windows(store, episodes, length, memory)
+    assert windows.in_memory == (memory == MEMORY)
+    batch = windows.sample(np.random.default_rng(seed), 5)
+    assert batch.observation.shape == (5, length, 3, 8, 8)
+    assert batch.action.shape == (5, length, 3)
+    assert set(shown(batch)[0].unique().tolist()) <= set(episodes)
+    check_rows(batch)
+
+
+def test_every_start_is_drawn_alike(store: EpisodeStore) -> None:
+    windows = Windows(store, [0, 3], 4, MEMORY)
+    episode, _, row = shown(windows.sample(np.random.default_rng(0), 9000))
+    starts, counts = torch.stack([episode[:, 0], row[:, 0]]).unique(dim=1, return_counts=True)
+    assert starts.shape[1] == len(windows) - 4 + 1 == 9
+    assert counts.min() > 850 and counts.max() < 1150
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+
+
+def test_memory_and_disk_give_the_same(store: EpisodeStore) -> None:
+    batches = [list(Windows(store, range(6), 9, memory).batches(3, 0, 12, 4)) for memory in (MEMORY, DISK)]
+    assert len(batches[0]) == 12
+    assert all(equal(one, other) for one, other in zip(*batches, strict=True))
+    wholes = [Windows(store, range(6), 9, memory).episode_batch([4, 0, 2])[0] for memory in (MEMORY, DISK)]
+    assert equal(*wholes)
+
+
+@given(st.integers(0, 8), st.integers(0, 8))
+@settings(max_examples=10, deadline=None)
+def test_resuming_goes_on_exactly(store: EpisodeStore, start: int, stop: int) -> None:
+    windows = Windows(store, range(6), 5, MEMORY)
+    whole = list(windows.batches(1, 0, 8, 3))
+    part = list(windows.batches(1, start, stop, 3))
+    assert len(part) == max(0, stop - start)
+    assert all(equal(one, other) for one, other in zip(part, whole[start:stop], strict=False))
+
+
+def test_other_seeds_and_updates_give_other_batches(store: EpisodeStore) -> None:
+    windows = Windows(store, range(6), 5, MEMORY)
+    batches = [*windows.batches(1, 0, 4, 8), *windows.batches(2, 0, 4, 8)]
+    assert not any(equal(one, other) for i, one in enumerate(batches) for other in batches[:i])
+
+
+def test_reading_ahead_ends_with_the_iterator(store: EpisodeStore) -> None:
+    before = threading.active_count()
+    batches = Windows(store, range(6), 5, DISK).batches(0, 0, 10**9, 4)
+    next(batches)
+    assert threading.active_count() == before + 1
+    batches.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_what_goes_wrong_in_the_thread_is_raised(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = Windows(store, range(6), 5, DISK)
+    batches = windows.batches(0, 0, 10, 4)
+    next(batches)
+
+    def fail(*_: object) -> None:
+        raise StageError("the disk is gone")
+
+    monkeypatch.setattr(store, "read_frames", fail)
+    with pytest.raises(StageError, match="the disk is gone"):
+        list(batches)
+
+
+@pytest.mark.parametrize("memory", [MEMORY, DISK])
+def test_whole_episodes(store: EpisodeStore, memory: float) -> None:
+    windows = Windows(store, [5, 1, 3], 2, memory)
+    batch, mask = windows.episode_batch([3, 1])
+    assert mask.sum(1).tolist() == [8, 21]
+    assert batch.observation.shape == (2, 21, 3, 8, 8)
+    for tensor in vars(batch).values():
+        assert not tensor[~mask].any()
+    for index in range(2):
+        check_rows(Batch(**{name: tensor[index : index + 1, mask[index]] for name, tensor in vars(batch).items()}))
+    assert shown(batch)[0][:, 0].tolist() == [3, 1]
+    with pytest.raises(KeyError):
+        windows.episode_batch([0])
+
+
+def test_memory_is_that_of_the_pictures_and_columns(store: EpisodeStore) -> None:
+    assert Windows(store, [0], 2, MEMORY).memory_bytes == 4 * (3 * 8 * 8 + 3 * 4 + 4 + 2)
+    assert Windows(store, [0], 2, DISK).memory_bytes == 4 * (3 * 4 + 4 + 2)
+
+
+@given(st.integers(2, 500), st.floats(0.001, 0.999), st.integers(0, 2**31 - 1))
+def test_split(episodes: int, share: float, seed: int) -> None:
+    train, held_out = split(episodes, share, seed)
+    assert sorted([*train, *held_out]) == list(range(episodes))
+    assert list(train) == sorted(train) and list(held_out) == sorted(held_out)
+    assert len(held_out) == min(max(round(share * episodes), 1), episodes - 1)
+    again = split(episodes, share, seed)
+    assert np.array_equal(again[0], train) and np.array_equal(again[1], held_out)
+
+
+def test_split_depends_on_the_seed_and_needs_two_episodes() -> None:
+    assert len({tuple(split(50, 0.1, seed)[1]) for seed in range(20)}) == 20
+    with pytest.raises(StageError, match="with more --decisions"):
+        split(1, 0.5, 0)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipeline
+from pipeline import console
+from pipeline.config import Settings, resolve
+from pipeline.episodes import metadata
+from pipeline.episodes.store import EpisodeStore
+from pipeline.errors import StageError, UsageError
+from pipeline.stages.collect import collect
+
+NAME = "drives"
+
+
+def tiny(decisions: int = 150, **values: object) -> Settings:
+    return resolve("tiny", values=[("collect.decisions", decisions), *((f"collect.{k}", v) for k, v in values.items())])
+
+
+def fingerprint(path: Path) -> str:
+    with EpisodeStore.open(path) as store:
+        return store.fingerprint
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Collected by two workers at once. Shared: not to be changed."""
+    return collect(tiny(), name=NAME, root=tmp_path_factory.mktemp("data"), workers=2)
+
+
+def test_it_holds_what_was_asked_for(collected: Path) -> None:
+    with EpisodeStore.open(collected) as store:
+        episodes = [store.read(index) for index in range(len(store))]
+        assert store.origin.policy == "mixture" and store.view.size == 64
+    lengths = [len(episode) for episode in episodes]
+    assert sum(lengths) >= 150 > sum(lengths[:-1])
+    assert max(lengths) <= 60
+    assert len({episode.seed for episode in episodes}) == len(episodes)
+    for episode in episodes:
+        assert episode.observations.shape[1:] == (3, 64, 64)
+        assert episode.actions.min() >= -1 and episode.actions[:, 1:].min() >= 0 and episode.actions.max() <= 1
+        gained = 1000 / episode.track_tiles * np.diff(episode.infos["tiles"], prepend=0)
+        np.testing.assert_allclose(episode.rewards[1:-1], (gained - 0.4)[1:-1], atol=1e-3)
+
+
+def test_it_does_not_depend_on_workers_or_on_how_often_it_was_extended(collected: Path, tmp_path: Path) -> None:
+    part = collect(tiny(60), name=NAME, root=tmp_path, workers=1)
+    assert fingerprint(part) != fingerprint(collected)
+    whole = collect(tiny(), name=NAME, root=tmp_path, workers=1)
+    assert fingerprint(whole) == fingerprint(collected)
+    other = collect(resolve("tiny", values=[("collect.decisions", 60), ("seed", 1)]), name="other", root=tmp_path)
+    with EpisodeStore.open(other) as others, EpisodeStore.open(part) as store:
+        assert others.read(0).digest() != store.read(0).digest()
+
+
+def test_the_same_command_again_adds_nothing(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = collected / "main_data.hdf5"
+    before = (fingerprint(collected), data.stat().st_mtime_ns, data.stat().st_ino)
+    collect(tiny(), name=NAME, root=collected.parent)
+    assert (fingerprint(collected), data.stat().st_mtime_ns, data.stat().st_ino) == before
+    assert "already has" in capsys.readouterr().out
+
+
+def test_it_ends_with_the_coverage(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (collected / "coverage.png").unlink()
+    collect(tiny(), name=NAME, root=collected.parent)
+    output = capsys.readouterr()
+    assert "speed, units/s" in output.out and "There are only" in output.err
+    assert (collected / "coverage.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"policy": "smooth"}, "policy 'mixture', not 'smooth'"),
+        ({"patience": 11}, "patience 10, not 11"),
+        ({"limit": 61}, "limit 60, not 61"),
+    ],
+)
+def test_other_settings_do_not_mix(collected: Path, changed: dict[str, object], said: str) -> None:
+    before = fingerprint(collected)
+    for dry_run in (False, True):
+        with pytest.raises(
+            StageError, match=f"{said}; use another --data name, or .* `dreamer collect --data {NAME} --fresh`"
+        ):
+            collect(tiny(**changed), name=NAME, root=collected.parent, dry_run=dry_run)
+    assert fingerprint(collected) == before
+
+
+def test_another_gymnasium_does_not_mix(collected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata.importlib.metadata, "version", lambda _: "9.9.9")
+    with pytest.raises(StageError, match=r"was collected with gymnasium '.*', not '9.9.9'"):
+        collect(tiny(), name=NAME, root=collected.parent)
+
+
+def test_fresh_replaces(collected: Path, tmp_path: Path) -> None:
+    path = collect(tiny(30, policy="uniform"), name=NAME, root=tmp_path, workers=1)
+    collect(tiny(30), name=NAME, root=tmp_path, workers=1, fresh=True)
+    with EpisodeStore.open(path) as store, EpisodeStore.open(collected) as same:
+        assert store.origin.policy == "mixture"
+        assert store.read(0).digest() == same.read(0).digest()
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fresh in (False, True):
+        collect(resolve(), name=NAME, root=tmp_path / "data", workers=2, fresh=fresh, dry_run=True)
+    assert not (tmp_path / "data").exists()
+    assert "has 0 decisions; 150000 more" in capsys.readouterr().out
+
+
+def test_dry_run_counts_what_is_there(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in collected.iterdir() if path.name != ".lock"}
+    collect(tiny(1000), name=NAME, root=collected.parent, dry_run=True)
+    with EpisodeStore.open(collected) as store:
+        assert f"has {store.steps} decisions; {1000 - store.steps} more" in capsys.readouterr().out
+    assert before == {path.name: path.stat().st_mtime_ns for path in collected.iterdir() if path.name != ".lock"}
+
+
+def test_names_that_leave_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="data set"):
+        collect(tiny(), name="../x", root=tmp_path)
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from pipeline.config import resolve
+from pipeline.errors import DreamerError
+from pipeline.stages.collect import collect
+
+if __name__ == "__main__":
+    settings = resolve("tiny", values=[("collect.decisions", 10**6)])
+    try:
+        collect(settings, name="drives", root=Path(sys.argv[1]), workers=2)
+    except DreamerError as error:
+        print(error)
+        sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_at_any_time_it_keeps_the_finished_episodes(
+    collected: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+    root = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=root,
+        start_new_session=True,
+    )
+    wanted = tmp_path / NAME / "pending" / "episode_3.hdf5"
+    deadline = time.monotonic() + 60
+    while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    finished = len(list(wanted.parent.glob("episode_*.hdf5")))
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: to the workers too
+    else:
+        process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "Stopped" in output and "the same command goes on from there" in output
+        assert "Traceback" not in errors
+        assert not wanted.parent.exists()
+    assert finished >= 4
+    EpisodeStore.extend(tmp_path / NAME).close()
+    with EpisodeStore.open(tmp_path / NAME) as store, EpisodeStore.open(collected) as same:
+        assert len(store) >= finished
+        for index in range(min(len(store), len(same))):
+            assert store.read(index).digest() == same.read(index).digest()
+
+
+def test_progress_names_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, float]] = []
+    monkeypatch.setattr(console.Meter, "advance_to", lambda _, done, metrics: shown.append({"done": done, **metrics}))
+    path = collect(tiny(30), name=NAME, root=tmp_path, workers=1)
+    with EpisodeStore.open(path) as store:
+        assert [line["episodes"] for line in shown] == list(range(1, len(store) + 1))
+        assert shown[-1]["done"] == 30
+        scores = [store.read_decisions(index).score for index in range(len(store))]
+    assert shown[-1]["mean return"] == pytest.approx(np.mean(scores))

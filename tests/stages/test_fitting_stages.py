@@ -1,0 +1,253 @@
+"""fit-world and fit-policy on a small made-up data set: lineage, exact resume, and what they must not touch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import console
+from pipeline.artifacts import Run, file_hash, load_weights
+from pipeline.config import resolve
+from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.episodes.metadata import Origin, View
+from pipeline.episodes.store import EpisodeStore
+from pipeline.errors import DreamerError, InterruptedRunError, StageError, UsageError
+from pipeline.learning import fitting
+from pipeline.stages.fit_policy import fit_policy
+from pipeline.stages.fit_world import fit_world
+
+CPU = torch.device("cpu")
+TINY = resolve("tiny").with_value("world.precision", "float32").with_value("policy.precision", "float32")
+
+
+def write_data(path: Path, episodes: int = 6) -> Path:
+    rng = np.random.default_rng(0)
+    view = View(action_repeat=4, size=64, action_low=(-1.0, 0.0, 0.0), action_high=(1.0, 1.0, 1.0))
+    origin = Origin(gymnasium="1.4.0", view=view, policy="mixture", patience=30, limit=250, seed=0)
+    with EpisodeStore.create(path, origin) as writer:
+        for number in range(episodes):
+            steps = 25 + number
+            last = np.arange(steps) == steps - 1
+            writer.append(
+                Episode(
+                    observations=rng.integers(0, 256, (steps + 1, 3, 64, 64), np.uint8),
+                    actions=rng.uniform(0, 1, (steps, 3)).astype(np.float32),
+                    rewards=rng.normal(size=steps).astype(np.float32),
+                    terminations=last & (number == 0),
+                    truncations=last & (number != 0),
+                    infos={name: np.zeros(steps, dtype) for name, dtype in INFO_TYPES.items()},
+                    seed=number,
+                    policy="smooth",
+                    track_tiles=300,
+                )
+            )
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "made")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of both stages, never interrupted. Shared: only read it."""
+    run = Run(tmp_path_factory.mktemp("artifacts") / "whole")
+    fit_world(TINY, run=run, data=data, device=CPU)
+    fit_policy(TINY, run=run, data=data, device=CPU)
+    return run
+
+
+def same_state(one: Path, other: Path) -> bool:
+    """Whether two checkpoints are bitwise equal."""
+
+    def flat(value: object) -> list[object]:
+        if isinstance(value, dict):
+            return [leaf for key in value for leaf in (key, *flat(value[key]))]
+        if isinstance(value, list | tuple):
+            return [leaf for item in value for leaf in flat(item)]
+        return [value]
+
+    leaves = [flat(torch.load(path, weights_only=True)) for path in (one, other)]
+    return len(leaves[0]) == len(leaves[1]) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+        for a, b in zip(*leaves, strict=True)
+    )
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+    """Ask to stop, as Ctrl-C does, while the update of this number is under way."""
+
+    def advance(meter: console.Meter, done: int, metrics: dict[str, float]) -> None:
+        if done == updates - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(console.Meter, "advance_to", advance)
+
+
+def test_world_leaves_weights_settings_metrics_curves_and_a_manifest(run: Run) -> None:
+    names = {path.name for path in run.world.path.iterdir()}
+    assert names == {
+        "model.safetensors",
+        "last.safetensors",
+        "training_state.pt",
+        "settings.toml",
+        "metrics.jsonl",
+        "manifest.json",
+        "curves.png",
+    }
+    assert [line["step"] for line in console.read_lines(run.world.metrics)] == [3, 6]
+    manifest = run.world.require({})
+    assert manifest.done == 6
+    assert manifest.outputs["model.safetensors"] == file_hash(run.world.weights)
+
+
+@pytest.mark.parametrize("stage", ["world", "policy"])
+def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_run(
+    stage: str, run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Run(tmp_path / "artifacts" / "cut")
+    fit_stage = {"world": fit_world, "policy": fit_policy}[stage]
+    if stage == "policy":
+        fit_world(TINY, run=other, data=data, device=CPU)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(InterruptedRunError, match="after 3 updates, all saved"):
+            fit_stage(TINY, run=other, data=data, device=CPU)
+    one, two = (getattr(r, stage) for r in (run, other))
+    manifest = two.read_manifest()
+    assert manifest is not None and manifest.done == 3 and not manifest.complete
+    fit_stage(TINY, run=other, data=data, device=CPU)
+    assert same_state(one.path / "training_state.pt", two.path / "training_state.pt")
+    assert file_hash(one.weights) == file_hash(two.weights)
+    assert console.read_lines(one.metrics) == console.read_lines(two.metrics)
+
+
+def test_seeds_differ(run: Run, data: Path, tmp_path: Path) -> None:
+    other = Run(tmp_path / "other")
+    fit_world(TINY.with_value("seed", 1), run=other, data=data, device=CPU)
+    assert file_hash(other.world.weights) != file_hash(run.world.weights)
+
+
+def test_a_finished_stage_is_left_alone_and_more_updates_extend_it(data: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    short = TINY.with_value("world.updates", 4)
+    first = fit_world(short, run=run, data=data, device=CPU)
+    before = file_hash(run.world.weights)
+    assert fit_world(short, run=run, data=data, device=CPU) == first
+    assert file_hash(run.world.weights) == before
+    assert fit_world(TINY, run=run, data=data, device=CPU).done == 6
+
+
+def test_other_settings_are_refused_and_fresh_starts_anew(data: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    fit_world(TINY, run=run, data=data, device=CPU)
+    other = TINY.with_value("world.batch", 3)
+    with pytest.raises(UsageError, match=r"world\.batch = 2, not 3.*--fresh"):
+        fit_world(other, run=run, data=data, device=CPU)
+    assert fit_world(other, run=run, data=data, device=CPU, fresh=True).complete
+
+
+def test_policy_leaves_the_world_model_as_it_is_and_acts_by_the_averaged_actor(run: Run, data: Path) -> None:
+    world = run.world.require({})
+    assert file_hash(run.world.weights) == world.outputs["model.safetensors"]
+    state = torch.load(run.policy.path / "training_state.pt", weights_only=True)["learner"]
+    kept = torch.cat([t.flatten() for t in state["acting"].values()])
+    raw = torch.cat([t.flatten() for t in state["actor"].values()])
+    assert not torch.equal(kept, raw)
+    tensors, header = load_weights(run.policy.weights)
+    assert torch.equal(torch.cat([tensors[name].flatten() for name in state["acting"]]), kept)
+    assert header["world"] == file_hash(run.world.weights)
+
+
+def test_policy_is_fitted_without_any_environment(run: Run, data: Path, tmp_path: Path) -> None:
+    """The stage runs in a process in which gymnasium, Box2D and pygame cannot be imported."""
+    script = f"""
+import sys
+for name in ("gymnasium", "Box2D", "pygame"):
+    sys.modules[name] = None
+import shutil
+from pathlib import Path
+import torch
+from pipeline.artifacts import Run
+from pipeline.config import resolve
+from pipeline.stages.fit_policy import fit_policy
+shutil.copytree({str(run.world.path)!r}, {str(tmp_path / "run" / "world")!r})
+run = Run(Path({str(tmp_path / "run")!r}))
+fit_policy(resolve("tiny"), run=run, data=Path({str(data)!r}), device=torch.device("cpu"))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert Run(tmp_path / "run").policy.require({}).complete
+
+
+def test_missing_and_stale_inputs_name_the_command(run: Run, data: Path, tmp_path: Path) -> None:
+    empty = Run(tmp_path / "empty")
+    with pytest.raises(StageError, match=r"nowhere.*dreamer collect --data nowhere"):
+        fit_world(TINY, run=empty, data=tmp_path / "nowhere", device=CPU)
+    with pytest.raises(StageError, match=r"world is missing; run `dreamer fit-world --run empty`"):
+        fit_policy(TINY, run=empty, data=data, device=CPU)
+    more = write_data(tmp_path / "more", episodes=7)
+    with pytest.raises(StageError, match=r"another data.*fit-world --run whole --fresh"):
+        fit_policy(TINY, run=run, data=more, device=CPU)
+
+
+def test_a_changed_world_model_is_noticed(data: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    fit_world(TINY, run=run, data=data, device=CPU)
+    content = bytearray(run.world.weights.read_bytes())
+    content[-1] ^= 1
+    run.world.weights.write_bytes(content)
+    with pytest.raises(StageError, match="changed since it was made"):
+        fit_policy(TINY, run=run, data=data, device=CPU)
+
+
+def test_minutes_plan_the_updates(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.stages.fit_world.planned_updates", lambda learner, minutes, seed: int(minutes * 10))
+    run = Run(tmp_path / "run")
+    assert fit_world(TINY, run=run, data=data, device=CPU, minutes=0.5).done == 5
+    assert run.world.read_settings().world.updates == 5
+
+
+def test_planned_updates_grow_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Learner:
+        def begin(self, first: int, last: int) -> None: ...
+
+        def update(self, index: int) -> dict[str, torch.Tensor]:
+            clock[0] += 0.5
+            return {"loss": torch.zeros(())}
+
+    clock = [0.0]
+    monkeypatch.setattr(fitting.time, "monotonic", lambda: clock[0])
+    assert fitting.planned_updates(Learner(), 2.0, 0) == 240  # type: ignore[arg-type]
+
+
+def test_dry_run_writes_nothing(run: Run, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = Run(tmp_path / "empty")
+    fit_world(TINY, run=empty, data=data, device=CPU, dry_run=True)
+    assert not empty.root.exists()
+    before = sorted(run.root.rglob("*"))
+    fit_policy(TINY, run=run, data=data, device=CPU, dry_run=True)
+    assert sorted(run.root.rglob("*")) == before
+    assert "nothing written" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name() -> None:
+    assert fitting.as_floats({"picture": torch.tensor(1.5)}, 7) == {"picture": 1.5}
+    with pytest.raises(DreamerError, match=r"'kl' became nan at update 7"):
+        fitting.as_floats({"picture": torch.tensor(1.5), "kl": torch.tensor(float("nan"))}, 7)
+
+
+def test_a_damaged_checkpoint_is_told(data: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    fit_world(TINY.with_value("world.updates", 2), run=run, data=data, device=CPU)
+    (run.world.path / "training_state.pt").write_bytes(b"nonsense")
+    with pytest.raises(StageError, match=r"training_state\.pt is damaged.*--fresh"):
+        fit_world(TINY, run=run, data=data, device=CPU)

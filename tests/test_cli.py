@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+from pipeline import __version__, cli, console
+from pipeline.artifacts import Run
+from pipeline.config import resolve
+from pipeline.errors import InterruptedRunError, StageError
+
+COMMANDS = ("collect", "fit-world", "show-encodings", "fit-policy", "evaluate", "run")
+STAGES = ("collect", "fit_world", "show_encodings", "fit_policy", "evaluate")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder, with a wide screen, and talk again afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    yield
+    console.set_quiet(False)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """Every call of a stage, none of which does anything."""
+    kept: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def stand_in(name: str) -> Callable[..., None]:
+        return lambda *args, **options: kept.append((name, args, options))
+
+    for name in STAGES:
+        _replace_stage(monkeypatch, name, stand_in(name))
+    return kept
+
+
+def _replace_stage(monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
+    module = ModuleType(name)
+    setattr(module, name, function)
+    monkeypatch.setitem(sys.modules, f"pipeline.stages.{name}", module)
+
+
+def dreamer(*words: str) -> int:
+    """Run the console script in this process and give its exit code."""
+    before = sys.argv
+    sys.argv = ["dreamer", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
+    finally:
+        sys.argv = before
+    raise AssertionError("the console script did not exit")
+
+
+Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+Screen = pytest.CaptureFixture[str]
+
+
+def _refusal(capsys: Screen) -> str:
+    """What was refused, in one line, without a traceback."""
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
+    lines = output.err.strip().splitlines()
+    assert len(lines) == 1, output.err
+    return lines[0]
+
+
+# Help
+
+
+def test_help_names_all_commands(capsys: Screen) -> None:
+    assert dreamer("--help") == 0
+    output = capsys.readouterr().out
+    assert all(command in output for command in COMMANDS)
+    assert "dreamer run --preset demo --video" in output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_and_the_shared_options(command: str, capsys: Screen) -> None:
+    assert dreamer(command, "--help") == 0
+    output = capsys.readouterr().out
+    assert f"$ dreamer {command}" in output
+    shared = ("--preset", "--config", "--set", "--seed", "--device", "--quiet", "--debug", "--dry-run")
+    assert all(option in output for option in shared)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_are_valid(command: str, capsys: Screen, calls: Calls) -> None:
+    dreamer(command, "--help")
+    examples = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("$ dreamer")]
+    for example in examples:
+        assert dreamer(*example.split()[2:]) == 0, example
+    assert len(calls) >= len(examples) > 0
+
+
+def test_version(capsys: Screen) -> None:
+    assert dreamer("--version") == 0
+    assert capsys.readouterr().out == f"dreamer {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit-world", "--help"], ["collect", "--set", "nonsense=1"]])
+def test_help_and_mistakes_import_nothing_slow(words: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['dreamer', *{words!r}]\n"
+        "from pipeline.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'gymnasium', 'matplotlib', 'h5py', 'cv2', 'scipy'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_pipeline_is_dreamer() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", "--version"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"dreamer {__version__}\n")
+
+
+# Usage errors
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["fit-wrold"], "'fit-world'"),
+        (["fit-world", "--update", "3"], "--updates"),
+        (["fit-world", "--updates", "many"], "--updates"),
+        (["collect", "--workers", "0"], "--workers"),
+    ],
+)
+def test_mistyped_commands_and_options_are_refused_with_a_hint(words: list[str], hint: str, capsys: Screen) -> None:
+    assert dreamer(*words) == 2
+    error = capsys.readouterr().err
+    assert hint in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["fit-world", "--set", "world.update=3"], "did you mean 'world.updates'?"),
+        (["fit-world", "--set", "world.updates"], "section.key=value"),
+        (["fit-world", "--set", "world.updates=0"], "world.updates = 0"),
+        (["fit-world", "--updates", "0"], "world.updates = 0"),
+        (["collect", "--policy", "clever"], "'mixture'"),
+        (["collect", "--preset", "dmeo"], "did you mean 'demo'?"),
+        (["collect", "--config", "missing.toml"], "missing.toml"),
+        (["collect", "--data", "../elsewhere"], "cannot name a data set"),
+        (["fit-world", "--run", "a/b"], "cannot name a run"),
+        (["fit-world", "--device", "gpu"], "There is no device 'gpu'"),
+        (["evaluate", "--list", "easy"], "'report'"),
+    ],
+)
+def test_bad_values_are_refused_in_one_sentence(words: list[str], hint: str, capsys: Screen, calls: Calls) -> None:
+    assert dreamer(*words) == 2
+    assert hint in _refusal(capsys)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("command", "assignment", "owner"),
+    [
+        ("collect", "world.updates=3", "fit-world"),
+        ("fit-world", "collect.decisions=3", "collect"),
+        ("fit-world", "view.size=96", "collect"),
+        ("show-encodings", "model.deter=16", "fit-world"),
+        ("fit-policy", "evaluate.tracks=3", "evaluate"),
+        ("evaluate", "policy.horizon=3", "fit-policy"),
+    ],
+)
+def test_a_setting_of_another_command_is_refused(
+    command: str, assignment: str, owner: str, capsys: Screen, calls: Calls
+) -> None:
+    assert dreamer(command, "--set", assignment) == 2
+    assert f"belongs to `dreamer {owner}`, not to `dreamer {command}`" in _refusal(capsys)
+    assert calls == []
+
+
+def test_every_section_of_the_settings_has_an_owner() -> None:
+    assert {"seed", *cli._OWNERS} == set(resolve().model_dump())
+    assert set(cli._OWNERS.values()) <= set(COMMANDS)
+
+
+# What the stages are called with
+
+
+def test_collect(calls: Calls) -> None:
+    words = ["--preset", "tiny", "--data", "mine", "--policy", "smooth", "--decisions", "50", "--seed", "7"]
+    assert dreamer("collect", *words, "--workers", "1") == 0
+    ((name, (settings,), options),) = calls
+    values = [("seed", 7), ("collect.policy", "smooth"), ("collect.decisions", 50)]
+    assert (name, settings) == ("collect", resolve("tiny", values=values))
+    assert options == {"name": "mine", "root": Path("data"), "workers": 1, "fresh": False, "dry_run": False}
+
+
+@pytest.mark.parametrize("command", ["fit-world", "fit-policy"])
+def test_fitting(command: str, calls: Calls) -> None:
+    words = ["--run", "mine", "--data", "some", "--updates", "9", "--minutes", "2.5", "--device", "cpu"]
+    assert dreamer(command, *words, "--dry-run") == 0
+    ((name, (settings,), options),) = calls
+    section = command.removeprefix("fit-")
+    assert (name, settings) == (f"fit_{section}", resolve(values=[(f"{section}.updates", 9)]))
+    assert str(options.pop("device")) == "cpu"
+    run = Run(Path("artifacts/mine"))
+    assert options == {"run": run, "data": Path("data/some"), "minutes": 2.5, "fresh": False, "dry_run": True}
+
+
+def test_show_encodings(calls: Calls) -> None:
+    assert dreamer("show-encodings", "--seed", "3", "--device", "cpu") == 0
+    ((name, (settings,), options),) = calls
+    assert (name, settings.seed, str(options.pop("device"))) == ("show_encodings", 3, "cpu")
+    assert options == {"run": Run(Path("artifacts/carracing")), "data": Path("data/carracing"), "dry_run": False}
+
+
+def test_evaluate(calls: Calls) -> None:
+    words = ["--tracks", "5", "--list", "selection", "--video", "--stochastic", "--workers", "2", "--device", "cpu"]
+    assert dreamer("evaluate", *words) == 0
+    ((name, (settings,), options),) = calls
+    values = [("evaluate.tracks", 5), ("evaluate.list", "selection")]
+    assert (name, settings) == ("evaluate", resolve(values=values))
+    assert str(options.pop("device")) == "cpu"
+    flags = {"video": True, "stochastic": True, "workers": 2, "dry_run": False}
+    assert options == {"run": Run(Path("artifacts/carracing")), **flags}
+
+
+def test_run_calls_all_stages_in_order_with_the_same_settings(calls: Calls) -> None:
+    words = ["--preset", "tiny", "--data", "some", "--run", "mine", "--video", "--minutes", "3", "--device", "cpu"]
+    assert dreamer("run", *words, "--set", "world.batch=3", "--set", "evaluate.tracks=1") == 0
+    assert [name for name, _, _ in calls] == list(STAGES)
+    expected = resolve("tiny", values=[("world.batch", 3), ("evaluate.tracks", 1)])
+    assert {settings for _, (settings,), _ in calls} == {expected}
+    options = {name: options for name, _, options in calls}
+    assert all(options[name]["run"] == Run(Path("artifacts/mine")) for name in STAGES[1:])
+    assert all(options[name]["data"] == Path("data/some") for name in STAGES[1:4])
+    assert options["fit_world"]["minutes"] == options["fit_policy"]["minutes"] == 3
+    assert options["evaluate"]["video"]
+
+
+def test_run_ends_with_the_score_and_where_all_is(
+    capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.driving import POLICY
+    from pipeline.scores import EpisodeScore, Report
+
+    scores = [
+        EpisodeScore(track, score, 250, 280, 300, False, False, True) for track, score in ((1, 600.0), (2, 800.0))
+    ]
+    report = Report({"tracks": [1, 2], "list": "report"}, {POLICY: scores}, {})
+    _replace_stage(monkeypatch, "evaluate", lambda *_, **__: report)
+    film = Path("artifacts/mine/evaluation/drive.webm")
+    film.parent.mkdir(parents=True)
+    film.touch()
+    assert dreamer("run", "--run", "mine", "--device", "cpu") == 0
+    score, *where = capsys.readouterr().out.splitlines()[-4:]
+    assert score.startswith("Score: 700 (95 % interval 6") and score.endswith("mean over 2 report tracks")
+    assert where == [
+        "Figure: artifacts/mine/encodings/encodings.png",
+        "Video: artifacts/mine/evaluation/drive.webm",
+        "Run folder: artifacts/mine",
+    ]
+
+
+def test_set_overrides_file_and_file_overrides_preset(tmp_path: Path, calls: Calls) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("seed = 4\n[collect]\nlimit = 9\npatience = 8\n[world]\nupdates = 5\n", encoding="utf-8")
+    words = ["--preset", "tiny", "--config", str(file), "--set", "collect.patience=7"]
+    assert dreamer("collect", *words) == 0
+    settings = calls[0][1][0]
+    assert (settings.seed, settings.collect.limit, settings.collect.patience) == (4, 9, 7)
+    assert (settings.collect.decisions, settings.world.updates) == (300, 5)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_dry_run_reaches_every_stage(command: str, calls: Calls) -> None:
+    assert dreamer(command, "--dry-run", "--device", "cpu") == 0
+    assert calls and all(options["dry_run"] for _, _, options in calls)
+    assert list(Path().iterdir()) == []
+
+
+def test_quiet_prints_nothing(capsys: Screen, calls: Calls) -> None:
+    assert dreamer("show-encodings", "--quiet") == 0
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "")
+
+
+# Replacing
+
+
+@pytest.fixture
+def there() -> Path:
+    """A data set and a run that --fresh would replace."""
+    for folder in ("data/carracing", "artifacts/carracing/world", "artifacts/carracing/policy"):
+        Path(folder).mkdir(parents=True)
+    return Path("data/carracing")
+
+
+FRESH = ("collect", "fit-world", "fit-policy", "run")
+
+
+@pytest.mark.parametrize("command", FRESH)
+def test_fresh_is_refused_where_nobody_can_be_asked(
+    command: str, there: Path, capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    assert dreamer(command, "--fresh", "--quiet") == 2
+    assert "add --yes" in _refusal(capsys)
+    assert calls == []
+    assert dreamer(command, "--fresh", "--yes") == 0
+    assert all(options["fresh"] for name, _, options in calls if name in ("collect", "fit_world", "fit_policy"))
+
+
+@pytest.mark.parametrize(("answer", "code"), [(True, 0), (False, 1)])
+def test_fresh_asks_and_does_what_is_answered(
+    answer: bool, code: int, there: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def confirm(question: str, *, abort: bool) -> None:
+        asked.append(question)
+        if not answer:
+            raise typer.Abort
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(typer, "confirm", confirm)
+    assert dreamer("collect", "--fresh") == code
+    assert asked == [f"Replace {there}?"]
+    assert len(calls) == answer
+
+
+@pytest.mark.parametrize("words", [["--fresh", "--dry-run"], []])
+def test_nothing_is_asked_where_nothing_is_replaced(words: list[str], there: Path, calls: Calls) -> None:
+    assert dreamer("collect", *words) == 0
+    assert len(calls) == 1
+
+
+def test_fresh_asks_nothing_where_there_is_nothing(calls: Calls) -> None:
+    assert dreamer("run", "--fresh", "--device", "cpu") == 0
+    assert len(calls) == len(STAGES)
+
+
+# Failing
+
+
+def _failing(error: BaseException) -> Callable[..., None]:
+    def stage(*_: object, **__: object) -> None:
+        raise error
+
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (StageError("data/x is missing; run `dreamer collect`"), 3, "Error: data/x is missing; run `dreamer collect`"),
+        (InterruptedRunError("Stopped, all saved"), 130, "Warning: Stopped, all saved"),
+        (KeyError("x"), 1, "Error: KeyError: 'x' (run again with --debug to see where)"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(
+    error: Exception, code: int, message: str, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _replace_stage(monkeypatch, "show_encodings", _failing(error))
+    assert dreamer("show-encodings") == code
+    assert _refusal(capsys) == message
+
+
+@pytest.mark.parametrize(("error", "code"), [(StageError("gone"), 3), (ZeroDivisionError("by zero"), 1)])
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(
+    error: Exception, code: int, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _replace_stage(monkeypatch, "show_encodings", _failing(error))
+    assert dreamer("show-encodings", "--debug") == code
+    output = capsys.readouterr().err
+    assert "Traceback" in output and type(error).__name__ in output
+
+
+def test_ctrl_c_ends_with_130(capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace_stage(monkeypatch, "show_encodings", _failing(KeyboardInterrupt()))
+    assert dreamer("show-encodings") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_run_stops_at_the_stage_that_fails(capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace_stage(monkeypatch, "fit_world", _failing(StageError("too little data")))
+    assert dreamer("run") == 3
+    assert _refusal(capsys) == "Error: too little data"
+    assert [name for name, _, _ in calls] == ["collect"]
+
+
+def test_a_dry_run_of_all_stages_says_how_far_it_can_see(
+    capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _replace_stage(monkeypatch, "fit_world", _failing(StageError("data/x is missing")))
+    assert dreamer("run", "--dry-run") == 0
+    assert "cannot be foreseen yet: data/x is missing" in capsys.readouterr().out

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.artifacts import Run
+from pipeline.driving import (
+    HORIZONS,
+    POLICY,
+    RANDOM,
+    STRAIGHT,
+    Drive,
+    Garage,
+    Job,
+    agent_of,
+    decisions,
+    dreamt_rewards,
+    drive,
+    drive_all,
+    make_driver,
+    one_thread,
+    open_garage,
+)
+from pipeline.envs.view import AgentView
+from pipeline.learning.imagination import Dream, Outcomes
+from pipeline.models.dynamics import Latent
+
+JOBS = [Job(STRAIGHT, 1000), Job(POLICY, 1000), Job(STRAIGHT, 1001), Job(POLICY, 1001)]
+
+
+@pytest.fixture
+def garage(tiny_run: Run) -> Garage:
+    return open_garage(tiny_run)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+def test_straight_gas_leaves_the_field(garage: Garage) -> None:
+    result = drive(garage, JOBS[0])
+    assert result.score.left_field and not result.score.lap_finished and not result.score.truncated
+    assert result.rewards[-1] < -99
+    assert result.score.score == pytest.approx(sum(result.rewards))
+    assert result.score.decisions == len(result.rewards) < 250
+    # -0.1 a step, 1000 / N a tile, -100 in place of the last step's -0.1
+    steps = result.score.decisions * 4
+    tiles = result.score.tiles * 1000 / result.score.track_tiles
+    assert result.score.score == pytest.approx(tiles - 0.1 * steps - 100, abs=0.5)
+    assert result.dream_start is None and result.dreamt == ()
+
+
+def test_random_driver_differs_by_track_and_seed_alone(garage: Garage) -> None:
+    def actions(garage: Garage, track: int) -> list[list[float]]:
+        driver = make_driver(garage, Job(RANDOM, track))
+        return [driver(np.zeros((3, 64, 64), np.uint8)).tolist() for _ in range(3)]
+
+    other_seed = replace(garage, seed=1)
+    assert actions(garage, 1000) == actions(garage, 1000)
+    assert actions(garage, 1000) != actions(garage, 1001)
+    assert actions(garage, 1000) != actions(other_seed, 1000)
+
+
+def test_a_stochastic_drive_does_not_depend_on_what_came_before(garage: Garage) -> None:
+    drawing = replace(garage, stochastic=True)
+    first = drive(drawing, JOBS[1])
+    torch.rand(7)
+    drive(drawing, JOBS[2])
+    assert drive(drawing, JOBS[1]) == first
+    assert first.rewards != drive(garage, JOBS[1]).rewards
+
+
+def test_other_weights_are_another_agent(garage: Garage) -> None:
+    assert agent_of(garage) is agent_of(replace(garage))
+    assert agent_of(garage) is not agent_of(replace(garage, policy="1" * 64))
+
+
+def test_the_dream_is_asked_once_the_camera_has_zoomed_in(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Latent] = []
+
+    def note(agent: object, start: Latent) -> list[float]:
+        asked.append(start)
+        return [0.0]
+
+    monkeypatch.setattr("pipeline.driving.dreamt_rewards", note)
+    result = drive(garage, JOBS[1])
+    assert result.dream_start == 13  # 13 decisions of 4 steps are the first beyond 50
+    states: list[Latent] = []
+    with AgentView() as view:
+        for _ in decisions(view, make_driver(garage, JOBS[1]), 1000):
+            latent = agent_of(garage).latent
+            assert latent is not None
+            states.append(latent)
+    assert len(asked) == 1
+    assert torch.equal(asked[0].feature, states[13].feature)
+
+
+def test_dreamt_rewards_count_as_far_as_the_dream_goes_on(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcomes(self: Dream, latents: Latent) -> Outcomes:
+        shape = latents.deter.shape[:-1]
+        later = torch.arange(shape[0])[:, None].expand(shape)
+        goes_on = torch.where(later == 1, 0.5, torch.where(later == 3, 0.0, 1.0))
+        return Outcomes(torch.full(shape, 2.0), goes_on, torch.zeros(shape))
+
+    monkeypatch.setattr(Dream, "outcomes", outcomes)
+    agent = agent_of(garage)
+    agent.reset()
+    agent.act(np.zeros((96, 96, 3), np.uint8))
+    assert agent.latent is not None
+    expected = dreamt_rewards(agent, agent.latent)
+    assert len(expected) == HORIZONS[-1]
+    # A reward arrives with the very state after which the drive may end: the ends count from the next one on.
+    assert expected[:6] == [2, 2, 1, 1, 0, 0]
+
+
+@pytest.mark.slow
+def test_drives_in_workers_are_the_same_as_here_and_in_order(garage: Garage) -> None:
+    here: list[Drive] = [drive(garage, job) for job in JOBS]
+    assert list(drive_all(garage, JOBS, workers=2, stopped=bool)) == here
+    assert [(one.score.track, one.dream_start) for one in here] == [(1000, None), (1000, 13), (1001, None), (1001, 13)]

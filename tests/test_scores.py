@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.scores import EpisodeScore, Promise, Report, compare, mean_interval, summarise, weigh
+
+NUMBERS = st.floats(-200, 1000)
+SAMPLES = st.lists(NUMBERS, min_size=2, max_size=30)
+
+
+def episode(score: float, track: int = 0, **fields: object) -> EpisodeScore:
+    plain = {"decisions": 250, "tiles": 30, "track_tiles": 300}
+    ending = {"lap_finished": False, "left_field": False, "truncated": True}
+    return EpisodeScore(track, score, **{**plain, **ending, **fields})  # type: ignore[arg-type]
+
+
+def test_summary_by_hand() -> None:
+    lap = episode(1000, tiles=300, lap_finished=True, truncated=False)
+    left = episode(0, tiles=0, left_field=True, truncated=False)
+    summary = summarise([lap, episode(100), left, episode(200, tiles=60)])
+    assert (summary.episodes, summary.laps, summary.left_field) == (4, 1, 1)
+    assert (summary.mean, summary.minimum, summary.maximum) == (325, 0, 1000)
+    assert summary.std == pytest.approx(math.sqrt((325**2 + 225**2 + 125**2 + 675**2) / 3))
+    assert summary.iqm == 150  # of 100 and 200
+    assert summary.tile_share == pytest.approx((1 + 0.1 + 0 + 0.2) / 4)
+    assert summary.minimum < summary.low < summary.mean < summary.high < summary.maximum
+
+
+def test_one_drive_has_no_spread() -> None:
+    summary = summarise([episode(12.5)])
+    assert summary.mean == summary.iqm == summary.minimum == summary.maximum == 12.5
+    assert all(math.isnan(value) for value in (summary.std, summary.low, summary.high))
+
+
+def test_nothing_cannot_be_summed_up() -> None:
+    with pytest.raises(ValueError, match="no drive"):
+        summarise([])
+    with pytest.raises(ValueError, match="no promise"):
+        weigh([])
+
+
+def test_interval_of_a_normal_sample_is_the_textbook_one() -> None:
+    sample = 800 + 120 * scipy.stats.norm.ppf((np.arange(400) + 0.5) / 400)
+    half = 1.96 * sample.std(ddof=1) / math.sqrt(400)
+    assert mean_interval(sample) == pytest.approx((800 - half, 800 + half), abs=0.05 * half)
+
+
+@settings(max_examples=25)
+@given(SAMPLES, st.randoms(), NUMBERS)
+def test_interval_properties(sample: list[float], random: object, shift: float) -> None:
+    low, high = mean_interval(sample)
+    assert min(sample) - 1e-9 <= low <= np.mean(sample) + 1e-9
+    assert np.mean(sample) - 1e-9 <= high <= max(sample) + 1e-9
+    shuffled = sample.copy()
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert mean_interval(shuffled) == (low, high)
+    assert mean_interval(np.array(sample) + shift) == pytest.approx((low + shift, high + shift), abs=1e-6)
+
+
+@given(NUMBERS, st.integers(2, 20))
+def test_interval_of_equal_values_is_that_value(value: float, count: int) -> None:
+    assert mean_interval([value] * count) == pytest.approx((value, value), abs=1e-9)
+
+
+@settings(max_examples=25)
+@given(st.lists(NUMBERS, min_size=4, max_size=20), st.floats(0, 1e5))
+def test_interquartile_mean_ignores_the_best_drive(scores: list[float], luck: float) -> None:
+    best = max(range(len(scores)), key=scores.__getitem__)
+    lucky = [score + luck * (index == best) for index, score in enumerate(scores)]
+    assert summarise([episode(s) for s in lucky]).iqm == pytest.approx(summarise([episode(s) for s in scores]).iqm)
+
+
+def test_promise_ends_with_a_real_drive_that_time_or_the_last_tile_ended() -> None:
+    dreamt, real = [1.0] * 250, [3.0, 3.0, -0.5]
+    assert compare(7, dreamt, real, 2, left_field=False) == Promise(7, 2, 2.0, 6.0)
+    assert compare(7, dreamt, real, 50, left_field=False) == Promise(7, 3, 3.0, 5.5)
+
+
+def test_promise_goes_on_where_the_car_left_the_field() -> None:
+    assert compare(7, [1.0] * 250, [3.0, -100.0], 50, left_field=True) == Promise(7, 50, 50.0, -97.0)
+
+
+def promises(*pairs: tuple[float, float]) -> list[Promise]:
+    return [Promise(track, 50, dreamt, real) for track, (dreamt, real) in enumerate(pairs)]
+
+
+def test_trust_by_hand() -> None:
+    trust = weigh(promises((10, 20), (20, 40), (30, 60)))
+    assert (trust.dreamt, trust.real, trust.excess) == (20, 40, -20)
+    assert -30 <= trust.low < -20 < trust.high <= -10
+    assert not trust.flatters
+
+
+@pytest.mark.parametrize(
+    ("pairs", "flatters"),
+    [
+        ([(130, 100), (140, 100), (135, 100)], True),  # at least 30 % too much, always
+        ([(110, 100), (115, 100), (112, 100)], False),  # too much, but by less than 20 %
+        ([(300, 100), (20, 100), (100, 100)], False),  # too much on average, but it may be chance
+        ([(4, 0), (4.5, 0), (4, 0)], False),  # less than 5 points
+        ([(8, 0), (9, 0), (7, 0)], True),
+        ([(1000, 0)], False),  # one track tells nothing
+    ],
+)
+def test_flattery(pairs: list[tuple[float, float]], flatters: bool) -> None:
+    assert weigh(promises(*pairs)).flatters is flatters
+
+
+def test_correlation() -> None:
+    tracks = [(float(k), 20.0 - 2 * k) for k in range(10)]
+    assert weigh(promises(*tracks)).correlation == pytest.approx(-1)
+    assert math.isnan(weigh(promises(*tracks[:9])).correlation)  # too few to tell
+    assert math.isnan(weigh(promises(*[(1.0, real) for _, real in tracks])).correlation)  # constant
+
+
+def test_report_as_json_is_strict_and_complete() -> None:
+    scores = {"policy": [episode(5, 1000)], "random": [episode(-5, 1000)]}
+    report = Report({"tracks": [1000]}, scores, {15: promises((1, 2)), 50: []})
+    content = report.as_json()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["drives"]["random"]["summary"]["mean"] == -5
+    assert content["drives"]["policy"]["summary"]["std"] is None
+    assert content["drives"]["policy"]["episodes"][0]["track"] == 1000
+    assert list(content["dream"]) == ["15"]  # nobody drove 50 decisions
+    assert content["dream"]["15"]["tracks"] == [{"track": 0, "decisions": 50, "dreamt": 1, "real": 2}]
