@@ -98,7 +98,10 @@ class Shared:
         return settings
 
     def torch_device(self) -> torch.device:
-        """The device asked for. Raises UsageError where it is not there."""
+        """The device asked for, with memory handled for speed. Raises UsageError where it is not there."""
+        from .allocator import keep_memory
+
+        keep_memory()
         from .devices import pick_device
 
         return pick_device(self.device)

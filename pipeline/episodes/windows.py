@@ -87,7 +87,7 @@ class Windows:
             )
         size = store.view.size
         self.in_memory = len(self) * 3 * size**2 <= memory_gib * 2**30
-        self._frames = np.empty((len(self) if self.in_memory else 0, 3, size, size), np.uint8)
+        self._frames = np.empty((len(self) if self.in_memory else 0, size, size, 3), np.uint8)  # see `_channel_first`
         self._read(len(store.view.action_low))
 
     def _read(self, action: int) -> None:
@@ -100,7 +100,7 @@ class Windows:
         for episode, begin, end in zip(self.episodes, self._begins, self._ends, strict=True):
             if self.in_memory:
                 recorded = self.store.read(episode)
-                self._frames[begin:end] = recorded.observations
+                self._frames[begin:end] = recorded.observations.transpose(0, 2, 3, 1)
                 decisions: Decisions = recorded
             else:
                 decisions = self.store.read_decisions(episode)
@@ -192,7 +192,8 @@ class Windows:
         while done < len(out):
             first = start + done - int(self._begins[place])
             last = min(first + len(out) - done, int(self.lengths[place]))
-            out[done : done + last - first] = self.store.read_frames(self.episodes[place], first, last)
+            read = self.store.read_frames(self.episodes[place], first, last)
+            out[done : done + last - first] = read.transpose(0, 2, 3, 1)
             done += last - first
             place += 1
 
@@ -205,9 +206,14 @@ class Windows:
             return torch.from_numpy(values)
 
         return Batch(
-            observation=torch.from_numpy(frames),
+            observation=_channel_first(frames),
             action=take(self._action),
             reward=take(self._reward),
             is_first=take(self._is_first),
             is_terminal=take(self._is_terminal),
         )
+
+
+def _channel_first(frames: NDArray[np.uint8]) -> Tensor:
+    """Frames (B, T, S, S, 3) as (B, T, 3, S, S), the memory as it is: convolutions are fastest on channels last."""
+    return torch.from_numpy(frames).permute(0, 1, 4, 2, 3)

@@ -47,17 +47,18 @@ class WorldLearner:
         self.best = float("inf")
         self.best_model = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self._batches: Iterator[Batch] = iter(())
+        self._last = settings.updates
 
     def begin(self, first: int, last: int) -> None:
         """Start reading batches ahead."""
+        self._last = last
         self._batches = self.train.batches(self.seed, first, last, self.settings.batch)
 
     def update(self, index: int) -> Mapping[str, Tensor]:
         """One gradient step."""
         batch = next(self._batches).to(self.model.device)
-        warm = min(1.0, (index + 1) / max(1, self.settings.warmup))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * warm
+            group["lr"] = step_size(self.settings, index, self._last)
         with autocast(self.model.device, self.settings.precision):
             loss = world_loss(self.model, batch, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
@@ -92,6 +93,13 @@ class WorldLearner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.best_model = state["best"], state["best_model"]
+
+
+def step_size(settings: WorldSettings, index: int, updates: int) -> float:
+    """Step size of an update: a linear rise, a plateau, a linear fall to (almost) 0 at the last of `updates`."""
+    rise = (index + 1) / max(1, settings.warmup)
+    fall = (updates - index) / max(1.0, settings.anneal * updates)
+    return settings.learning_rate * min(1.0, rise, fall)
 
 
 def whole_windows(windows: Windows, length: int, seed: int) -> Batch:

@@ -54,13 +54,14 @@ class OneHot:
         """Draw classes, (..., G, C): exactly one-hot, with the gradient of the probabilities.
 
         Args:
-            noise: standard exponential variates, shaped like the logits; drawn here where not given. The largest
-                p / noise is at class i with probability p_i.
+            noise: uniform in 0 .. 1, (..., G), drawn here where not given. The class drawn is the first at which the
+                cumulative probability exceeds it: one random number a variable, where Gumbel noise takes one a class.
             generator: of the noise drawn here; torch's own where not given.
         """
         if noise is None:
-            noise = torch.empty_like(self.probs).exponential_(generator=generator)
-        one_hot = self._one_hot((self.probs.detach() / noise).argmax(-1, keepdim=True))
+            noise = torch.empty_like(self.probs[..., 0]).uniform_(generator=generator)
+        below = self.probs.detach().cumsum(-1) <= noise[..., None]
+        one_hot = self._one_hot(below.sum(-1, keepdim=True).clamp_max(self.probs.shape[-1] - 1))
         return one_hot + (self.probs - self.probs.detach())
 
     def log_prob(self, one_hot: Tensor) -> Tensor:

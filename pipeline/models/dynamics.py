@@ -152,8 +152,7 @@ class RecurrentDynamics(nn.Module):
         b, t = is_first.shape
         projected = self.project(embedding)  # (B, T, hidden)
         latent = start if start is not None else self.initial(b, device=embedding.device)
-        shape = (t, b, self.settings.groups, self.settings.classes)
-        noise = torch.empty(shape, device=embedding.device).exponential_()
+        noise = torch.rand(t, b, self.settings.groups, device=embedding.device)
         states: list[Latent] = []
         logits: list[Tensor] = []
         for i in range(t):
@@ -202,7 +201,8 @@ class PriorEnsemble(nn.Module):
 
     def disagreement(self, deter: Tensor) -> Tensor:
         """Variance of the probabilities over the heads, summed over the classes, (...)."""
-        return F.softmax(self(deter), -1).var(0, unbiased=False).sum((-2, -1))
+        probs = F.softmax(self(deter), -1)  # (K, ..., G, C)
+        return (probs - probs.mean(0)).square().sum((-2, -1)).mean(0)
 
     def loss(self, deter: Tensor, target: OneHot) -> Tensor:
         """Cross-entropy of each head to the posterior, mean over the heads, (...) in nats."""

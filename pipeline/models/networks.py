@@ -47,10 +47,10 @@ class Mlp(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures to vectors: a convolution over patches, then convolutions that halve the map and double the channels.
+    """Pictures to vectors: a linear layer on patches of pixels, then convolutions that halve the map.
 
-    The last map is S/16 high and wide. With patches of 2 the first convolution is one of the
-    halvings, as in all the papers; larger patches leave out the largest maps, which cost the most time.
+    The last map is S/16 high and wide; channels double as the height is halved. Patches larger than 2 leave out the
+    largest maps, which cost the most time, and a linear layer on patches is the convolution whose stride is its width.
 
     Args:
         size: height and width of a picture.
@@ -61,20 +61,23 @@ class Encoder(nn.Module):
     def __init__(self, size: int, depth: int, patch: int) -> None:
         super().__init__()
         channels = map_channels(depth, patch)
-        first = nn.Conv2d(3, channels[0], patch, patch, bias=False)
-        rest = [nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(channels)]
-        self.convolutions = nn.ModuleList([first, *rest])
+        self.patch = patch
+        self.first = nn.Linear(3 * patch**2, channels[0], bias=False)
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(channels))
         self.norms = nn.ModuleList(Norm(width) for width in channels)
         self.outputs = channels[-1] * (size // 16) ** 2
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(N, 3, S, S) float, 0 .. 1, to (N, outputs)."""
-        x = pictures - 0.5
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = convolution(x).permute(0, 2, 3, 1)  # (N, S/2^i, S/2^i, C)
-            x = F.silu(norm(x)).permute(0, 3, 1, 2)
-        return x.permute(0, 2, 3, 1).flatten(1)
+        p = self.patch
+        x = (pictures - 0.5).permute(0, 2, 3, 1)  # (N, S, S, 3)
+        x = x.unflatten(1, (-1, p)).unflatten(3, (-1, p)).transpose(2, 3).flatten(3)  # (N, S/p, S/p, p p 3)
+        x = F.silu(self.norms[0](self.first(x)))
+        for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
+            x = convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, S/2^i, S/2^i, C)
+            x = F.silu(norm(x))
+        return x.flatten(1)
 
 
 class Decoder(nn.Module):
@@ -88,19 +91,22 @@ class Decoder(nn.Module):
     def __init__(self, inputs: int, size: int, depth: int, patch: int) -> None:
         super().__init__()
         channels = map_channels(depth, patch)[::-1]
+        self.patch = patch
         self.map = (size // 16, size // 16, channels[0])
         self.start = nn.Linear(inputs, self.map[0] * self.map[1] * self.map[2])
-        rest = [nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(channels)]
-        self.convolutions = nn.ModuleList([*rest, nn.ConvTranspose2d(channels[-1], 3, patch, patch)])
+        self.convolutions = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(channels))
+        self.last = nn.Linear(channels[-1], 3 * patch**2)
         self.norms = nn.ModuleList(Norm(width) for width in channels)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, inputs) to (N, 3, S, S), 0 .. 1."""
         x = self.start(features).unflatten(-1, self.map)  # (N, S/16, S/16, C)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+        for convolution, norm in zip(self.convolutions, self.norms, strict=False):
             x = convolution(F.silu(norm(x)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return torch.sigmoid(x.float()).permute(0, 3, 1, 2)
+        x = torch.sigmoid(self.last(F.silu(self.norms[-1](x))))  # (N, S/p, S/p, p p 3)
+        pictures: Tensor = x.unflatten(3, (self.patch, self.patch, 3)).transpose(2, 3)  # (N, S/p, p, S/p, p, 3)
+        return pictures.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def map_channels(depth: int, patch: int) -> list[int]:

@@ -70,7 +70,7 @@ def test_a_sequence_cut_in_two_is_the_same_sequence(dynamics: RecurrentDynamics)
     """Going on from the last state, as an agent does, gives what the whole sequence gives."""
     embedding, action = torch.randn(1, 4, 5), torch.randn(1, 4, 2)
     first = torch.tensor([[True, False, False, False]])
-    noise = torch.rand(4, 1, 3, 4)
+    noise = torch.rand(4, 1, 3)
     latent = dynamics.initial(1)
     projected = dynamics.project(embedding)
     stepped = []
