@@ -68,7 +68,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); run `dreamer fit-world --fresh`") from error
     model = build_world(settings.model, interface)
-    fill(path, model, tensors)
+    fill(path, model, tensors, "world")
     return LoadedWorld(model.to(device).requires_grad_(False).eval(), settings.model, interface)
 
 
@@ -87,7 +87,7 @@ def load_actor(path: Path, world: LoadedWorld) -> Actor:
         raise StageError(f"{path} has a damaged header (layers {layers!r}); run `dreamer fit-policy --fresh`")
     neutral = torch.zeros(len(world.interface.low))
     actor = Actor(world.model.features, world.settings, layers, neutral, neutral + 0.5)
-    fill(path, actor, tensors)
+    fill(path, actor, tensors, "policy")
     return actor.to(world.model.device).requires_grad_(False).eval()
 
 
@@ -98,15 +98,18 @@ def check_header(path: Path, header: Mapping[str, Any], kind: str) -> None:
         raise StageError(f"{path} holds {found}, not '{kind}' of format {FORMAT}; run `dreamer fit-{kind} --fresh`")
 
 
-def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], kind: str) -> None:
     """Load weights after checking every name, shape and type, and that all are finite. Raises StageError."""
     expected = module.state_dict()
-    if set(expected) != set(tensors):
-        odd = sorted(set(expected) ^ set(tensors))[0]
-        raise StageError(f"{path} does not fit its own settings: the tensor {odd} is missing or unknown")
+    odd = sorted(set(expected) ^ set(tensors))
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
-            raise StageError(f"{path} does not fit its own settings: the tensor {name} has shape {list(tensor.shape)}")
-        if not torch.isfinite(tensor).all():
-            raise StageError(f"{path} holds numbers that are not finite, in the tensor {name}")
-    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        if name in expected and (tensor.shape != expected[name].shape or not tensor.is_floating_point()):
+            odd.append(f"{name} of shape {list(tensor.shape)}")
+    if odd:
+        reason = f"does not fit its own settings, in the tensor {odd[0]}"
+    elif not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        reason = "holds numbers that are not finite"
+    else:
+        module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        return
+    raise StageError(f"{path} {reason}; run `dreamer fit-{kind} --fresh`")

@@ -1,0 +1,146 @@
+"""Run folders: names, atomic writes, lineage, weights that are numbers only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.artifacts import (
+    Manifest,
+    Run,
+    StageFolder,
+    atomic_path,
+    check_name,
+    file_hash,
+    load_weights,
+    save_weights,
+    write_text,
+)
+from pipeline.config import Settings
+from pipeline.errors import StageError, UsageError
+
+
+@pytest.mark.parametrize("name", ["demo", "a", "run-2.b_c", "9" * 64])
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "-x", ".hidden", "a b", "x\n", "é", "9" * 65, "a\x1b[2J"]
+)
+def test_bad_names_never_become_paths(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a run"):
+        Run.named(name)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StageFolder:
+    return Run(tmp_path / "demo").world
+
+
+def finish(folder: StageFolder, manifest: Manifest) -> None:
+    write_text(folder.weights, "numbers")
+    folder.write_manifest(replace(manifest, complete=True, outputs={folder.weights.name: file_hash(folder.weights)}))
+
+
+def test_what_is_finished_and_unchanged_is_accepted(folder: StageFolder) -> None:
+    manifest, _ = folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+    finish(folder, manifest)
+    assert folder.require({"data": "abc"}).inputs == {"data": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        ("nothing made", r"world is missing; run `dreamer fit-world --run demo`$"),
+        ("unfinished", r"world is unfinished .*to go on"),
+        ("stale", r"made from another data than there is now; run `dreamer fit-world --run demo --fresh`"),
+        ("changed", r"model\.safetensors is missing or changed since"),
+        ("deleted", r"model\.safetensors is missing or changed since"),
+        ("nonsense", r"manifest\.json is damaged"),
+        ("future", r"manifest\.json has format 99, this version reads"),
+    ],
+)
+def test_what_is_not_is_refused_with_its_cure(folder: StageFolder, harm: str, message: str) -> None:
+    digest = "abc"
+    if harm != "nothing made":
+        manifest, _ = folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        if harm != "unfinished":
+            finish(folder, manifest)
+    path = folder.path / "manifest.json"
+    if harm == "stale":
+        digest = "def"
+    elif harm == "changed":
+        folder.weights.write_text("other numbers")
+    elif harm == "deleted":
+        folder.weights.unlink()
+    elif harm == "nonsense":
+        path.write_text('{"stage": 1, "unknown": 2}')
+    elif harm == "future":
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(StageError, match=message):
+        folder.require({"data": digest})
+
+
+class TestStart:
+    def test_goes_on_with_the_same_settings_and_more_updates(self, folder: StageFolder) -> None:
+        settings = Settings().with_value("world.precision", "float32")
+        folder.start(settings, ("seed", "world"), {"data": "abc"})
+        asked = Settings().with_value("world.updates", 77).with_value("policy.lam", 0.1)
+        _, resolved = folder.start(asked, ("seed", "world"), {"data": "abc"})
+        assert resolved == asked.with_value("world.precision", "float32")
+        assert folder.read_settings() == resolved
+
+    def test_other_settings_are_refused(self, folder: StageFolder) -> None:
+        folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        with pytest.raises(UsageError, match=r"begun with seed = 0, not 1"):
+            folder.start(Settings().with_value("seed", 1), ("seed", "world"), {"data": "abc"})
+
+    def test_other_inputs_are_refused(self, folder: StageFolder) -> None:
+        folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        with pytest.raises(StageError, match="another data than there is now"):
+            folder.start(Settings(), ("seed", "world"), {"data": "def"})
+
+    def test_fresh_forgets_everything(self, folder: StageFolder) -> None:
+        manifest, _ = folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        finish(folder, manifest)
+        again, _ = folder.start(Settings().with_value("seed", 1), ("seed", "world"), {"data": "def"}, fresh=True)
+        assert not folder.weights.exists()
+        assert again == Manifest("fit-world", {"data": "def"})
+
+    def test_damaged_settings_are_refused(self, folder: StageFolder) -> None:
+        folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        (folder.path / "settings.toml").write_text("[world]\nupdates = -1\n")
+        with pytest.raises(StageError, match=r"settings\.toml cannot be read .*world\.updates = -1"):
+            folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+
+
+def test_weights_round_trip_with_their_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensor = torch.randn(3, 4).T  # not contiguous
+    save_weights(path, {"a": tensor}, {"kind": "test", "low": [0.5]})
+    tensors, header = load_weights(path)
+    assert torch.equal(tensors["a"], tensor)
+    assert header == {"kind": "test", "low": [0.5]}
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 100, b"\x80\x04\x95pickle"])
+def test_what_is_no_weights_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(StageError, match="not a weights file of this project"):
+        load_weights(path)

@@ -1,0 +1,86 @@
+"""Metrics on disk, numbers on screen, and progress without a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import console
+from pipeline.console import Meter, MetricsLog, duration, read_lines, short
+
+
+def test_metrics_resume_without_gaps_or_doubles(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in (10, 20, 30):
+        log.append(step, {"loss": step / 10})
+    log.close()
+    with path.open("a") as stream:
+        stream.write('{"step": 40, "lo')  # cut short by a kill
+    log = MetricsLog(path, after=20)
+    log.append(30, {"loss": 9.0})
+    log.close()
+    assert read_lines(path) == [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}, {"step": 30, "loss": 9.0}]
+
+
+def test_a_new_log_begins_empty(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path).append(1, {"loss": 1.0})
+    MetricsLog(path).close()
+    assert read_lines(path) == []
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append(1, {"loss": float("nan"), "kl": float("inf"), "fine": 1.0})
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None, "kl": None, "fine": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (3.14159, "3.142"), (123456.0, "1.23e+05"), (0.00012345, "1.23e-04"), (-2.0, "-2")]
+)
+def test_short_numbers(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (62, "1:02"), (3723, "1:02:03")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_off_a_terminal_progress_is_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with Meter("Fitting", 100, "updates", done=20) as meter:
+        for done in range(21, 61):
+            now[0] += 0.5
+            meter.advance_to(done, {"loss": 1.5})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Fitting: 40/100 updates, 2/s, 0:30 left  loss 1.5"
+    assert lines[-1].startswith("Fitting: 60/100 updates")
+    assert len(lines) == 3
+
+
+def test_progress_says_nothing_of_what_failed_and_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), Meter("Fitting", 10, "updates") as meter:
+        meter.advance_to(1 // 0)
+    console.say("[red]name[/red]")
+    assert capsys.readouterr().out == "[red]name[/red]\n"
+
+
+def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console.set_quiet(True)
+    try:
+        console.say("one")
+        console.table("two", ["a"], [["b"]])
+        console.warn("three")
+        console.fail("four")
+    finally:
+        console.set_quiet(False)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "Warning: three\nError: four\n"
