@@ -26,7 +26,7 @@ class Agent:
     Args:
         world: a world model.
         actor: an actor trained in it.
-        stochastic: draw actions from the policy instead of taking its mode.
+        stochastic: draw actions from the policy instead of taking their mean.
     """
 
     def __init__(self, world: LoadedWorld, actor: Actor, stochastic: bool = False) -> None:
@@ -75,7 +75,7 @@ class Agent:
         action = model.scale.to_model(self._action)
         self.latent, _ = dynamics.observe_step(before, action, projected, is_first, generator=self._random)
         policy = self.actor(self.latent.feature)
-        chosen = policy.sample(self._random) if self.stochastic else policy.mode
+        chosen = policy.sample(self._random) if self.stochastic else policy.executed_mean
         self._action = model.scale.to_environment(chosen)  # what is executed is what the next state must know
         return self._action[0].cpu().numpy().copy()
 

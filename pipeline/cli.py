@@ -138,7 +138,7 @@ TrackList = Annotated[
 ]
 Video = Annotated[bool, typer.Option("--video", metavar="", help="Film the worst, the median and the best track.")]
 Stochastic = Annotated[
-    bool, typer.Option("--stochastic", metavar="", help="Draw actions from the policy; else take its mode.")
+    bool, typer.Option("--stochastic", metavar="", help="Draw actions from the policy; else take their mean.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", metavar="", help="Start anew and replace what is there; asks first.")]
 Yes = Annotated[bool, typer.Option("--yes", metavar="", help="Answer yes to what --fresh asks.")]

@@ -73,7 +73,7 @@ class WorldSettings(Section):
     updates: int = Field(4000, ge=1, le=10_000_000, description="gradient updates")
     batch: int = Field(16, ge=1, le=4096, description="windows in a batch")
     length: int = Field(32, ge=2, le=1024, description="steps in a window")
-    decode_share: float = Field(1.0, gt=0, le=1, description="share of the frames whose reconstruction is learned from")
+    decode_share: float = Field(0.5, gt=0, le=1, description="share of the frames whose reconstruction is learned from")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size between warm-up and annealing")
     weight_decay: float = Field(1e-6, ge=0, le=1, description="AdamW weight decay")
     warmup: int = Field(100, ge=0, le=1_000_000, description="updates in which the step size rises to its value")
@@ -85,7 +85,7 @@ class WorldSettings(Section):
         0.1, ge=0, description="weight of KL(posterior || sg(prior)), trains the encoder"
     )
     validation_share: float = Field(0.05, gt=0, le=0.5, description="share of the episodes held out")
-    validate_every: int = Field(500, ge=1, description="updates between two looks at the held-out episodes")
+    validate_every: int = Field(400, ge=1, description="updates between two looks at the held-out episodes")
     save_every: int = Field(250, ge=1, description="updates between two checkpoints")
     memory_gib: float = Field(
         4.0, gt=0, description="frames are kept in memory up to this many GiB, else read from disk"
@@ -104,14 +104,15 @@ class PolicySettings(Section):
     discount: float = Field(0.99, gt=0, le=1, description="discount per decision, gamma")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
     entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
-    penalty: float = Field(1.0, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
-    actor_rate: float = Field(3e-4, gt=0, le=1, description="actor's AdamW step size")
-    critic_rate: float = Field(3e-4, gt=0, le=1, description="critic's AdamW step size")
+    penalty: float = Field(5.0, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
+    actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's AdamW step size, before annealing")
+    critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's AdamW step size, before annealing")
+    anneal: float = Field(0.4, ge=0, le=1, description="last share of the updates, in which the step sizes fall to 0")
     clip: float = Field(100.0, gt=0, description="largest global norm of each gradient")
     slow_rate: float = Field(0.02, gt=0, le=1, description="share of the critic mixed into its slow copy an update")
     slow_scale: float = Field(1.0, ge=0, description="weight of the critic's loss towards its slow copy")
     return_rate: float = Field(0.01, gt=0, le=1, description="share of the new percentiles in the return scale")
-    average_rate: float = Field(0.01, gt=0, le=1, description="share of the actor mixed into the acting copy an update")
+    average_rate: float = Field(0.05, gt=0, le=1, description="share of the actor mixed into the acting copy an update")
     layers: int = Field(2, ge=1, le=8, description="hidden layers of the actor and of the critic")
     save_every: int = Field(250, ge=1, description="updates between two checkpoints")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -153,8 +154,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
-        "world": {"updates": 1000},
-        "policy": {"updates": 400},
+        "world": {"updates": 1200},
+        "policy": {"updates": 300},
         "evaluate": {"tracks": 20},
     },
     "tiny": {

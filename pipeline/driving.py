@@ -56,7 +56,7 @@ class Garage:
         world, policy: content hashes of its weights; with others, it is another garage.
         random_policy: name of the random policy.
         seed: of everything random in a drive, together with the track.
-        stochastic: the policy draws its actions instead of taking the likeliest.
+        stochastic: the policy draws its actions instead of taking their mean.
         device: where the policy computes.
     """
 
@@ -184,12 +184,12 @@ def dreamt_rewards(agent: Agent, start: Latent) -> list[float]:
     over `DREAM_SAMPLES` futures.
 
     Args:
-        agent: world model and policy; it imagines as it drives, by the mode or stochastically.
+        agent: world model and policy; it imagines as it drives, by the mean action or stochastically.
         start: one state, (1, ...).
     """
     dream = Dream(agent.world.model)
     starts = start[[0] * DREAM_SAMPLES]
-    trajectory = imagine(dream, agent.actor, starts, HORIZONS[-1], mode=not agent.stochastic)
+    trajectory = imagine(dream, agent.actor, starts, HORIZONS[-1], sample=agent.stochastic)
     outcomes = dream.outcomes(trajectory.latents[1:])  # (H, N)
     alive = torch.cat([torch.ones_like(outcomes.goes_on[:1]), outcomes.goes_on[:-1]]).cumprod(0)
     expected: list[float] = (alive * outcomes.reward).mean(1).tolist()

@@ -134,7 +134,9 @@ def load_state(learner: Learner, folder: StageFolder) -> int:
         learner.restore(state["learner"])
         return int(state["done"])
     except Exception as error:  # torch.load raises almost anything on a damaged file
-        raise StageError(f"{path} is damaged ({error}); run `{folder.command} --fresh` to start anew") from error
+        raise StageError(
+            f"{path} is damaged ({type(error).__name__}); run `{folder.command} --fresh` to start anew"
+        ) from error
 
 
 def state_path(folder: StageFolder) -> Path:

@@ -69,7 +69,7 @@ class Dream:
         return Outcomes(reward, self.model.goes_on(feature).mean, disagreement)
 
 
-def imagine(dream: Dream, actor: Actor, start: Latent, horizon: int, *, mode: bool = False) -> Trajectory:
+def imagine(dream: Dream, actor: Actor, start: Latent, horizon: int, *, sample: bool = True) -> Trajectory:
     """Roll the policy out in the dream.
 
     Args:
@@ -77,13 +77,13 @@ def imagine(dream: Dream, actor: Actor, start: Latent, horizon: int, *, mode: bo
         actor: the policy.
         start: states (N, ...).
         horizon: number of decisions H.
-        mode: take the policy's mode instead of a sample.
+        sample: draw actions; else take their mean.
     """
     latent = dream.reset(start)
     latents, actions = [latent], []
     for _ in range(horizon):
         policy = actor(latent.feature.detach())
-        action = policy.mode if mode else policy.sample()
+        action = policy.sample() if sample else policy.executed_mean
         latent = dream.step(action)
         latents.append(latent)
         actions.append(action)

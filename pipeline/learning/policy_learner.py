@@ -17,6 +17,7 @@ from .imagination import Dream, imagine
 from .policy_loss import policy_loss
 from .precision import autocast
 from .returns import ReturnScale
+from .schedule import set_step_size, step_size
 
 
 class PolicyLearner:
@@ -35,6 +36,7 @@ class PolicyLearner:
     def __init__(self, model: WorldModel, starts: Latent, actor: Actor, settings: PolicySettings) -> None:
         self.model, self.starts, self.settings = model, starts, settings
         self.dream = Dream(model)
+        self._last = settings.updates
         self.actor = actor
         self.acting = deepcopy(actor).requires_grad_(False)
         self.critic = Critic(model.features, model.settings, settings.layers).to(model.device)
@@ -46,11 +48,17 @@ class PolicyLearner:
         )
 
     def begin(self, first: int, last: int) -> None:
-        """Nothing to get ready."""
+        """Note where the updates end, for the step sizes."""
+        self._last = last
 
     def update(self, index: int) -> Mapping[str, Tensor]:
         """Imagine from random recorded states, and take one gradient step of each network."""
         settings = self.settings
+        for optimizer, rate in (
+            (self.actor_optimizer, settings.actor_rate),
+            (self.critic_optimizer, settings.critic_rate),
+        ):
+            set_step_size(optimizer, step_size(rate, index, self._last, warmup=0, anneal=settings.anneal))
         chosen = torch.randint(len(self.starts.deter), (settings.starts,), device=self.model.device)
         start = Latent(self.starts.deter[chosen], self.starts.stoch[chosen].float())
         with autocast(self.model.device, settings.precision):

@@ -13,6 +13,7 @@ from ..episodes.windows import Batch, Windows
 from ..models.dynamics import Latent
 from ..models.world_model import WorldModel, to_picture
 from .precision import autocast
+from .schedule import set_step_size, step_size
 from .world_loss import world_loss
 
 CONTEXT = 5
@@ -57,8 +58,9 @@ class WorldLearner:
     def update(self, index: int) -> Mapping[str, Tensor]:
         """One gradient step."""
         batch = next(self._batches).to(self.model.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = step_size(self.settings, index, self._last)
+        settings = self.settings
+        rate = step_size(settings.learning_rate, index, self._last, warmup=settings.warmup, anneal=settings.anneal)
+        set_step_size(self.optimizer, rate)
         with autocast(self.model.device, self.settings.precision):
             loss = world_loss(self.model, batch, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
@@ -93,13 +95,6 @@ class WorldLearner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.best_model = state["best"], state["best_model"]
-
-
-def step_size(settings: WorldSettings, index: int, updates: int) -> float:
-    """Step size of an update: a linear rise, a plateau, a linear fall to (almost) 0 at the last of `updates`."""
-    rise = (index + 1) / max(1, settings.warmup)
-    fall = (updates - index) / max(1.0, settings.anneal * updates)
-    return settings.learning_rate * min(1.0, rise, fall)
 
 
 def whole_windows(windows: Windows, length: int, seed: int) -> Batch:

@@ -218,6 +218,20 @@ class BoundedNormal:
         """(..., A)."""
         return self.mean
 
+    @property
+    def executed_mean(self) -> Tensor:
+        """Expected action once samples are clipped to -1 .. 1, (..., A): how to act without drawing.
+
+        The mode is not: an actor that brakes little has its mean near the bound and half of its samples clipped at
+        it, so that what it does on average, and was credited for, lies inside. With X ~ N(m, s), a = (-1 - m) / s and
+        b = (1 - m) / s, E[clip(X)] = m (F(b) - F(a)) - s (f(b) - f(a)) - F(a) + 1 - F(b).
+        """
+        a, b = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
+        below, within = torch.special.ndtr(a), torch.special.ndtr(b)
+        density = (torch.exp(-0.5 * b.square()) - torch.exp(-0.5 * a.square())) / math.sqrt(2 * math.pi)
+        mean: Tensor = self.mean * (within - below) - self.std * density - below + 1 - within
+        return mean
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw actions (..., A) with the reparameterised gradient, from torch's own generator or the one given."""
         noise = torch.empty_like(self.mean).normal_(generator=generator)

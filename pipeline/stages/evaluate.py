@@ -73,7 +73,7 @@ def evaluate(
         settings: `seed` and `evaluate` count.
         run: whose world model and policy drive.
         video: film the worst, the median and the best track too.
-        stochastic: draw actions from the policy instead of taking its mode.
+        stochastic: draw actions from the policy instead of taking their mean.
         workers: processes that drive; all cores by default. The scores do not depend on it.
         device: where the policy computes.
         dry_run: say what would be done, and write nothing.

@@ -46,10 +46,10 @@ def test_actions_out_of_bounds_have_the_effect_of_the_clipped_ones(model: WorldM
     assert torch.equal(beyond.deter, dream.step(torch.tensor([[1.0, -1.0]])).deter)
 
 
-def test_mode_is_deterministic_in_the_actions(model: WorldModel) -> None:
+def test_without_sampling_the_actions_are_determined(model: WorldModel) -> None:
     actor = Actor(model.features, SIZES, 1, *NEUTRAL)
-    first = imagine(Dream(model), actor, model.dynamics.initial(2), 1, mode=True).actions
-    assert torch.equal(first, imagine(Dream(model), actor, model.dynamics.initial(2), 1, mode=True).actions)
+    first = imagine(Dream(model), actor, model.dynamics.initial(2), 1, sample=False).actions
+    assert torch.equal(first, imagine(Dream(model), actor, model.dynamics.initial(2), 1, sample=False).actions)
 
 
 def test_the_actor_begins_like_the_recorded_drivers(model: WorldModel) -> None:

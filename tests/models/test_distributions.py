@@ -150,6 +150,20 @@ class TestBoundedNormal:
         assert torch.allclose(ours.entropy(), theirs.entropy(), atol=1e-5)
         assert torch.equal(ours.mode, mean)
 
+    @given(st.floats(-0.98, 0.98), st.floats(0.12, 0.98))
+    def test_the_executed_mean_is_the_integral_over_clipped_actions(self, mean: float, std: float) -> None:
+        policy = BoundedNormal(BoundedNormal.raw(torch.tensor([mean]), torch.tensor([std])))
+        x = np.linspace(mean - 9 * std, mean + 9 * std, 20_001)
+        density = np.exp(-0.5 * ((x - mean) / std) ** 2)
+        expected = float((np.clip(x, -1, 1) * density).sum() / density.sum())
+        assert policy.executed_mean.item() == pytest.approx(expected, abs=1e-3)
+
+    def test_clipped_samples_have_the_executed_mean(self) -> None:
+        torch.manual_seed(0)
+        policy = BoundedNormal(torch.tensor([-2.0, 0.3]).expand(100_000, 2))
+        assert policy.sample().clamp(-1, 1).mean().item() == pytest.approx(policy.executed_mean[0].item(), abs=0.01)
+        assert policy.executed_mean[0].item() > policy.mode[0].item() + 0.1
+
     @given(st.floats(-0.95, 0.95), st.floats(0.15, 0.95))
     def test_raw_is_the_inverse(self, mean: float, std: float) -> None:
         policy = BoundedNormal(BoundedNormal.raw(torch.tensor([mean]), torch.tensor([std])))

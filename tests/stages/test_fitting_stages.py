@@ -83,10 +83,10 @@ def same_state(one: Path, other: Path) -> bool:
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
-    """Ask to stop, as Ctrl-C does, while the update of this number is under way."""
+    """Ask to stop, as Ctrl-C does, once so many updates are done."""
 
-    def advance(meter: console.Meter, done: int, metrics: dict[str, float]) -> None:
-        if done == updates - 1:
+    def advance(meter: console.Meter, done: int, metrics: dict[str, float] | None = None) -> None:
+        if meter.unit == "updates" and done == updates:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(console.Meter, "advance_to", advance)

@@ -1,0 +1,34 @@
+"""The step size over the updates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.learning.schedule import set_step_size, step_size
+
+
+def test_rise_plateau_and_fall_by_hand() -> None:
+    sizes = [step_size(8.0, index, 10, warmup=4, anneal=0.4) for index in range(10)]
+    assert sizes == pytest.approx([2, 4, 6, 8, 8, 8, 8, 6, 4, 2])
+
+
+@given(st.integers(1, 500), st.integers(0, 100), st.floats(0, 1))
+def test_never_beyond_the_rate_and_never_nothing(updates: int, warmup: int, anneal: float) -> None:
+    sizes = [step_size(1.0, index, updates, warmup=warmup, anneal=anneal) for index in range(updates)]
+    assert all(0 < size <= 1 for size in sizes)
+
+
+def test_without_warmup_and_annealing_it_is_constant() -> None:
+    assert {step_size(0.5, index, 9, warmup=0, anneal=0.0) for index in range(9)} == {0.5}
+
+
+def test_the_optimizer_takes_it() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], 1.0)
+    set_step_size(optimizer, 0.25)
+    weight.sum().backward()
+    optimizer.step()
+    assert weight.item() == -0.25
