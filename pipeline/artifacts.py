@@ -56,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as stream:
+        with temporary.open("r+b") as stream:  # Windows syncs only what it may write
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -148,7 +148,13 @@ class StageFolder:
         write_text(self.path / "settings.toml", tomli_w.dumps(settings.model_dump()))
 
     def start(
-        self, settings: Settings, sections: Collection[str], inputs: Mapping[str, str], *, fresh: bool = False
+        self,
+        settings: Settings,
+        sections: Collection[str],
+        inputs: Mapping[str, str],
+        *,
+        minutes: float | None = None,
+        fresh: bool = False,
     ) -> tuple[Manifest, Settings]:
         """Begin to fill the folder, or go on where an earlier run of the command stopped.
 
@@ -156,11 +162,13 @@ class StageFolder:
             settings: as asked for now.
             sections: the names of the settings that this stage depends on.
             inputs: content hashes of what it reads.
+            minutes: given where the number of updates was left to the time.
             fresh: discard what is there.
 
         Returns:
             The manifest so far, and the settings to work with, in which what an earlier run has measured
-            (`precision`) is filled in.
+            (`precision`, and the updates that fit in the minutes) is filled in. `write_settings` is the caller's, once
+            there is work to do.
 
         Raises:
             StageError: the inputs have changed since.
@@ -179,15 +187,13 @@ class StageFolder:
                 raise StageError(
                     f"{self.path} was begun with another {name} than there is now; run `{self.command} --fresh`"
                 )
-        settings = self._reconcile(settings, sections)
-        self.write_settings(settings)
-        return manifest, settings
+        return manifest, self._reconcile(settings, sections, planned=minutes is not None and manifest.done > 0)
 
-    def _reconcile(self, settings: Settings, sections: Collection[str]) -> Settings:
+    def _reconcile(self, settings: Settings, sections: Collection[str], planned: bool) -> Settings:
         before = self.read_settings().section_values(sections)
         for name, value in settings.section_values(sections).items():
             key = name.split(".")[-1]
-            if key == "precision" and value == "auto":
+            if (key == "precision" and value == "auto") or (key == "updates" and planned):
                 settings = settings.with_value(name, before[name])
             elif before[name] != value and key not in _MAY_CHANGE:
                 raise UsageError(
@@ -237,6 +243,10 @@ class Run:
 
     def _stage(self, folder: str, command: str) -> StageFolder:
         return StageFolder(self.root / folder, f"dreamer {command} --run {self.root.name}")
+
+    def recorded_settings(self, *stages: StageFolder) -> Settings | None:
+        """The settings of the first of these stages that has any."""
+        return next((stage.read_settings() for stage in stages if (stage.path / "settings.toml").exists()), None)
 
     @property
     def world(self) -> StageFolder:

@@ -59,8 +59,13 @@ class Shared:
     """The options that every command has."""
 
     preset: Annotated[
-        str, _shared_option(metavar="tiny|demo|full", help="Settings that end in seconds, in minutes, or at the best.")
-    ] = "full"
+        str | None,
+        _shared_option(
+            metavar="tiny|demo|full",
+            help="Settings that end in seconds, in minutes, or at the best.",
+            show_default="the run's own settings, full for a new run",
+        ),
+    ] = None
     config: Annotated[Path | None, _shared_option(metavar="FILE", help="Settings from a TOML file.")] = None
     assignments: Annotated[
         list[str] | None,
@@ -77,12 +82,15 @@ class Shared:
         _shared_option("--dry-run", metavar="", help="Print settings, sizes and the time expected; write nothing."),
     ] = False
 
-    def settings(self, command: str, shortcuts: Mapping[str, Any] | None = None) -> Settings:
+    def settings(
+        self, command: str, shortcuts: Mapping[str, Any] | None = None, recorded: Settings | None = None
+    ) -> Settings:
         """What preset, file, `--set` and shortcuts come to, each overriding the one before.
 
         Args:
             command: name of the command that will use them.
             shortcuts: settings that have an option of their own, by their dotted names; None where not given.
+            recorded: those of the run; they take the place of the preset where none is asked for.
 
         Raises:
             UsageError: a setting is unknown, out of bounds or, given with `--set`, of no use to the command.
@@ -90,7 +98,11 @@ class Shared:
         given = [_assignment(text) for text in self.assignments or ()]
         options = {"seed": self.seed, **(shortcuts or {})}
         file = read_settings_file(self.config) if self.config else None
-        settings = resolve(self.preset, file, [*given, *((k, v) for k, v in options.items() if v is not None)])
+        if recorded is not None and self.preset is None and file is None:
+            file = recorded.model_dump()
+        settings = resolve(
+            self.preset or "full", file, [*given, *((k, v) for k, v in options.items() if v is not None)]
+        )
         for name, _ in given:
             owner = _OWNERS.get(name.partition(".")[0], command)
             if command not in (owner, "run"):
@@ -114,7 +126,15 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name.strip(), parse_value(value.strip())
 
 
+_NAME = "carracing"  # of data set and run, where none is given
+
 DataName = Annotated[str, typer.Option("--data", metavar="NAME", help="Data set, a folder in data/.")]
+RunDataName = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="NAME", help="Data set, a folder in data/.", show_default=f"the run's own, else {_NAME}"
+    ),
+]
 RunName = Annotated[str, typer.Option("--run", metavar="NAME", help="Run, a folder in artifacts/.")]
 Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="all cores")]
 Updates = Annotated[int | None, typer.Option(metavar="N", help="Gradient updates.", show_default="by the preset")]
@@ -178,8 +198,11 @@ def _allow_replacing(shared: Shared, fresh: bool, yes: bool, *folders: Path) -> 
     typer.confirm(f"Replace {there}?", abort=True)
 
 
-def _data_path(name: str) -> Path:
-    return Path("data") / check_name(name, "data set")
+def _data_path(name: str | None, run: Run | None = None) -> Path:
+    """The folder of a data set; where none is named, of the one that the run was fitted to."""
+    if name is None and run is not None and (manifest := run.world.read_manifest()) is not None:
+        name = str(manifest.facts.get("data", _NAME))
+    return Path("data") / check_name(name or _NAME, "data set")
 
 
 def _print_version(asked: bool) -> None:
@@ -200,7 +223,7 @@ def _app(
 @_command("dreamer collect", "dreamer collect --data more --decisions 300000 --policy smooth --seed 1")
 def collect(
     shared: Shared,
-    data: DataName = "carracing",
+    data: DataName = _NAME,
     policy: RandomPolicy = None,
     decisions: Decisions = None,
     workers: Workers = None,
@@ -219,16 +242,17 @@ def collect(
 @_command("dreamer fit-world --run mine", "dreamer fit-world --minutes 60 --set model.deter=512 --set world.batch=32")
 def fit_world(
     shared: Shared,
-    run: RunName = "carracing",
-    data: DataName = "carracing",
+    run: RunName = _NAME,
+    data: RunDataName = None,
     updates: Updates = None,
     minutes: Minutes = None,
     fresh: Fresh = False,
     yes: Yes = False,
 ) -> None:
     """Fit the world model to the data; the same command goes on after an interruption."""
-    settings = shared.settings("fit-world", {"world.updates": updates})
-    path, folder = _data_path(data), Run.named(run)
+    folder = Run.named(run)
+    settings = shared.settings("fit-world", {"world.updates": updates}, folder.recorded_settings(folder.world))
+    path = _data_path(data, folder)
     _allow_replacing(shared, fresh, yes, folder.world.path)
     device, dry_run = shared.torch_device(), shared.dry_run
     from .stages.fit_world import fit_world
@@ -237,10 +261,11 @@ def fit_world(
 
 
 @_command("dreamer show-encodings --run mine")
-def show_encodings(shared: Shared, run: RunName = "carracing", data: DataName = "carracing") -> None:
+def show_encodings(shared: Shared, run: RunName = _NAME, data: RunDataName = None) -> None:
     """Draw what the world model sees and what it dreams beside what was recorded."""
-    settings = shared.settings("show-encodings")
-    path, folder = _data_path(data), Run.named(run)
+    folder = Run.named(run)
+    settings = shared.settings("show-encodings", recorded=folder.recorded_settings(folder.world))
+    path = _data_path(data, folder)
     from .stages.show_encodings import show_encodings
 
     show_encodings(settings, run=folder, data=path, device=shared.torch_device(), dry_run=shared.dry_run)
@@ -249,16 +274,18 @@ def show_encodings(shared: Shared, run: RunName = "carracing", data: DataName = 
 @_command("dreamer fit-policy --run mine", "dreamer fit-policy --minutes 10 --set policy.horizon=20")
 def fit_policy(
     shared: Shared,
-    run: RunName = "carracing",
-    data: DataName = "carracing",
+    run: RunName = _NAME,
+    data: RunDataName = None,
     updates: Updates = None,
     minutes: Minutes = None,
     fresh: Fresh = False,
     yes: Yes = False,
 ) -> None:
     """Fit the actor and the critic in imagination alone; the same command goes on after an interruption."""
-    settings = shared.settings("fit-policy", {"policy.updates": updates})
-    path, folder = _data_path(data), Run.named(run)
+    folder = Run.named(run)
+    recorded = folder.recorded_settings(folder.policy, folder.world)
+    settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)
+    path = _data_path(data, folder)
     _allow_replacing(shared, fresh, yes, folder.policy.path)
     device, dry_run = shared.torch_device(), shared.dry_run
     from .stages.fit_policy import fit_policy
@@ -269,7 +296,7 @@ def fit_policy(
 @_command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20")
 def evaluate(
     shared: Shared,
-    run: RunName = "carracing",
+    run: RunName = _NAME,
     tracks: Tracks = None,
     track_list: TrackList = None,
     video: Video = False,
@@ -277,8 +304,10 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Drive the real tracks: scores beside the baselines, and a video."""
-    settings = shared.settings("evaluate", {"evaluate.tracks": tracks, "evaluate.list": track_list})
-    device, dry_run, folder = shared.torch_device(), shared.dry_run, Run.named(run)
+    folder = Run.named(run)
+    recorded = folder.recorded_settings(folder.policy, folder.world)
+    settings = shared.settings("evaluate", {"evaluate.tracks": tracks, "evaluate.list": track_list}, recorded)
+    device, dry_run = shared.torch_device(), shared.dry_run
     from .stages.evaluate import evaluate
 
     evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device, dry_run=dry_run)
@@ -287,8 +316,8 @@ def evaluate(
 @_command("dreamer run --preset demo --video", "dreamer run --data mine --run mine --seed 1 --minutes 20")
 def run(
     shared: Shared,
-    run: RunName = "carracing",
-    data: DataName = "carracing",
+    run: RunName = _NAME,
+    data: RunDataName = None,
     minutes: Minutes = None,
     video: Video = False,
     workers: Workers = None,
@@ -296,8 +325,10 @@ def run(
     yes: Yes = False,
 ) -> None:
     """All five stages in order, from random driving to the score."""
-    settings, dry_run = shared.settings("run"), shared.dry_run
-    path, folder = _data_path(data), Run.named(run)
+    folder = Run.named(run)
+    recorded = folder.recorded_settings(folder.policy, folder.world)
+    settings, dry_run = shared.settings("run", recorded=recorded), shared.dry_run
+    path = _data_path(data, folder)
     _allow_replacing(shared, fresh, yes, path, folder.root)
     device = shared.torch_device()
     from .stages.collect import collect
@@ -307,7 +338,7 @@ def run(
     from .stages.show_encodings import show_encodings
 
     try:
-        collect(settings, name=data, root=path.parent, workers=workers, fresh=fresh, dry_run=dry_run)
+        collect(settings, name=path.name, root=path.parent, workers=workers, fresh=fresh, dry_run=dry_run)
         fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh, dry_run=dry_run)
         show_encodings(settings, run=folder, data=path, device=device, dry_run=dry_run)
         fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh, dry_run=dry_run)

@@ -154,7 +154,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
-        "world": {"updates": 1200},
+        "world": {"updates": 1500},
         "policy": {"updates": 300},
         "evaluate": {"tracks": 20},
     },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,8 +167,3 @@ def read_lines(path: Path) -> list[dict[str, float]]:
             except ValueError:
                 break
     return lines
-
-
-def flush() -> None:
-    """Bring everything printed so far to the screen."""
-    sys.stdout.flush()

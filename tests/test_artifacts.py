@@ -103,7 +103,15 @@ class TestStart:
         asked = Settings().with_value("world.updates", 77).with_value("policy.lam", 0.1)
         _, resolved = folder.start(asked, ("seed", "world"), {"data": "abc"})
         assert resolved == asked.with_value("world.precision", "float32")
-        assert folder.read_settings() == resolved
+        assert folder.read_settings() == settings, "only a stage that has work to do writes them"
+
+    def test_updates_planned_by_time_are_kept(self, folder: StageFolder) -> None:
+        manifest, settings = folder.start(Settings().with_value("world.updates", 300), ("world",), {}, minutes=5.0)
+        assert settings.world.updates == 300
+        folder.write_manifest(replace(manifest, done=100))
+        asked = Settings().with_value("world.updates", 4000)
+        assert folder.start(asked, ("world",), {}, minutes=5.0)[1].world.updates == 300
+        assert folder.start(asked, ("world",), {})[1].world.updates == 4000
 
     def test_other_settings_are_refused(self, folder: StageFolder) -> None:
         folder.start(Settings(), ("seed", "world"), {"data": "abc"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,44 +77,48 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
         InterruptedRunError: after Ctrl-C or SIGTERM, everything saved.
         DreamerError: a loss is not finite.
     """
-    first = load_state(learner, folder)
+    first = load_state(learner, folder, manifest.done)
     learner.begin(first, plan.updates)
-    log = MetricsLog(folder.metrics, after=first)
     started, seconds = time.monotonic(), float(manifest.facts.get("seconds", 0.0)) if first else 0.0
-    done, shown = first, dict[str, float]()
-    with Interruption() as interruption, Meter(plan.title, plan.updates, "updates", first) as meter:
+    manifest = replace(manifest, done=first, complete=False, facts={**manifest.facts, "seconds": seconds})
+    shown: dict[str, float] = {}
+    with (
+        closing(MetricsLog(folder.metrics, after=first)) as log,
+        Interruption() as interruption,
+        Meter(plan.title, plan.updates, "updates", first) as meter,
+    ):
         for index in range(first, plan.updates):
             seed_torch(plan.seed, index)
             metrics = learner.update(index)
             done, final = index + 1, index + 1 == plan.updates
             checked = learner.check(done, final)
             if checked or final or done % LOG_EVERY == 0:
-                line = {**as_floats(metrics, done), **checked}
+                line = {**as_floats(metrics, done, folder), **checked}
                 log.append(done, line)
                 shown |= {name: line[name] for name in plan.shown if name in line}
             meter.advance_to(done, shown)
             if final or interruption.asked or done % plan.save_every == 0:
-                manifest = replace(manifest, done=done, complete=False)
-                manifest.facts["seconds"] = round(seconds + time.monotonic() - started, 1)
+                as_floats(metrics, done, folder)  # weights that have gone wrong never replace good ones
+                spent = round(seconds + time.monotonic() - started, 1)
+                manifest = replace(manifest, done=done, facts={**manifest.facts, "seconds": spent})
                 save_state(learner, folder, done)
                 folder.write_manifest(manifest)
-            if interruption.asked and not final:
+            if interruption.asked:
                 raise InterruptedRunError(
-                    f"Stopped after {done} updates, all saved; `{folder.command}` goes on from there"
+                    f"Stopped after {done} updates of {folder.path}, all saved; the same command goes on from there"
                 )
-    log.close()
     return manifest
 
 
-def as_floats(metrics: Mapping[str, Tensor], done: int) -> dict[str, float]:
+def as_floats(metrics: Mapping[str, Tensor], done: int, folder: StageFolder) -> dict[str, float]:
     """Bring metrics from the device, all in one transfer. Raises DreamerError where one is not finite."""
     numbers = torch.stack([metric.detach().float() for metric in metrics.values()]).tolist()
     line = dict(zip(metrics, numbers, strict=True))
     for name, value in line.items():
         if not math.isfinite(value):
             raise DreamerError(
-                f"The metric '{name}' became {value} at update {done}; the last checkpoint is from before: "
-                "a lower learning rate may get past it"
+                f"The metric '{name}' became {value} at update {done}, and {state_path(folder)} is from before; "
+                f"run `{folder.command} --fresh` with a lower learning rate (--set)"
             )
     return line
 
@@ -124,10 +129,17 @@ def save_state(learner: Learner, folder: StageFolder, done: int) -> None:
         torch.save({"done": done, "learner": learner.state()}, temporary)
 
 
-def load_state(learner: Learner, folder: StageFolder) -> int:
-    """Restore the last checkpoint, if there is one, and give the number of updates it holds."""
+def load_state(learner: Learner, folder: StageFolder, done: int) -> int:
+    """Restore the last checkpoint, if there is one, and give the number of updates it holds.
+
+    Raises StageError where it is damaged, or missing although `done` updates were recorded.
+    """
     path = state_path(folder)
     if not path.exists():
+        if done:
+            raise StageError(
+                f"{path} is missing, so fitting cannot go on; run `{folder.command} --fresh` to start anew"
+            )
         return 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -152,5 +164,5 @@ def planned_updates(learner: Learner, minutes: float, seed: int) -> int:
         if index == warm:
             started = time.monotonic()
         seed_torch(seed, index)
-        as_floats(learner.update(index), index)
+        torch.stack(list(learner.update(index).values())).tolist()  # wait for the device
     return max(1, int(minutes * 60 * timed / (time.monotonic() - started)))

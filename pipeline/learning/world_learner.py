@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import WorldSettings
 from ..episodes.windows import Batch, Windows
-from ..models.dynamics import Latent
+from ..models.dynamics import Latent, stack
 from ..models.world_model import WorldModel, to_picture
+from ..randomness import seed_torch
+from .imagination import Dream
 from .precision import autocast
 from .schedule import set_step_size, step_size
 from .world_loss import world_loss
@@ -33,7 +36,8 @@ class WorldLearner:
     Args:
         model: on its device.
         settings: of the fitting; `precision` resolved.
-        train, held_out: windows.
+        train: windows of `length` steps.
+        held_out: windows of CONTEXT + max(HORIZONS) steps, of other episodes.
         seed: of the batches.
     """
 
@@ -44,7 +48,7 @@ class WorldLearner:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), settings.learning_rate, eps=1e-8, weight_decay=settings.weight_decay, fused=True
         )
-        self.held_out = whole_windows(held_out, CONTEXT + max(HORIZONS), seed).to(model.device)
+        self.held_out = whole_windows(held_out, seed).to(model.device)
         self.best = float("inf")
         self.best_model = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self._batches: Iterator[Batch] = iter(())
@@ -73,8 +77,8 @@ class WorldLearner:
         """Errors on held-out episodes, every `validate_every` updates and at the end; keeps the best weights."""
         if not final and done % self.settings.validate_every:
             return {}
-        with torch.random.fork_rng(devices=[]), autocast(self.model.device, self.settings.precision):
-            torch.manual_seed(self.seed)
+        seed_torch(self.seed)  # the same draws at every look
+        with autocast(self.model.device, self.settings.precision):
             errors = held_out_errors(self.model, self.held_out, self.settings)
         if errors["loss"] < self.best:
             self.best = errors["loss"]
@@ -97,13 +101,12 @@ class WorldLearner:
         self.best, self.best_model = state["best"], state["best_model"]
 
 
-def whole_windows(windows: Windows, length: int, seed: int) -> Batch:
+def whole_windows(windows: Windows, seed: int) -> Batch:
     """Up to `HELD_OUT_WINDOWS` windows of held-out episodes, always the same, each from within one episode.
 
     Where every held-out episode is shorter than a window, windows that run on into the next one are taken as they are.
     """
-    assert windows.length == length, (windows.length, length)
-    batch = next(windows.batches(seed, 0, 1, 4 * HELD_OUT_WINDOWS))
+    batch = windows.sample(np.random.default_rng(seed), 4 * HELD_OUT_WINDOWS)
     inside = ~batch.is_first[:, 1:].any(1)
     chosen = torch.nonzero(inside)[:HELD_OUT_WINDOWS, 0] if inside.any() else torch.arange(HELD_OUT_WINDOWS)
     return batch.select(chosen)
@@ -149,9 +152,6 @@ def imagine_recorded(model: WorldModel, start: Latent, actions: Tensor) -> Laten
     Returns:
         (B, K, ...).
     """
-    from ..models.dynamics import stack
-    from .imagination import Dream
-
     dream = Dream(model)
     dream.reset(start)
     return stack([dream.step(action) for action in model.scale.to_model(actions).unbind(1)], 1)

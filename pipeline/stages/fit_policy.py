@@ -23,7 +23,7 @@ from ..viewing.curves import Panel, draw_curves
 
 SECTIONS = ("seed", "policy")
 """The settings that this stage depends on, beside the world model's own."""
-_SHOWN = ("return", "reward", "entropy", "disagreement")
+_SHOWN = ("return", "reward", "value", "entropy", "disagreement")
 _PANELS = (
     Panel("Imagined return (lambda, penalised)", ("return",)),
     Panel("Imagined reward a decision", ("reward",)),
@@ -68,17 +68,21 @@ def fit_policy(
             _describe(settings, world, store)
             return Manifest("fit-policy")
         folder = run.policy
+        fitted = run.world.read_settings()
+        settings = settings.model_copy(
+            update={name: getattr(fitted, name) for name in ("view", "collect", "model", "world")}
+        )
         inputs = {"data": store.fingerprint, "world": world_manifest.outputs[run.world.weights.name]}
-        manifest, settings = folder.start(settings, SECTIONS, inputs, fresh=fresh)
+        manifest, settings = folder.start(settings, SECTIONS, inputs, minutes=minutes, fresh=fresh)
+        if manifest.complete and manifest.done >= settings.policy.updates:
+            console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
+            return manifest
         settings = settings.with_value("policy.precision", resolve_precision(settings.policy.precision, device))
         encoded = encode_data(world, store, settings)
     if minutes is not None and not manifest.done:
         planned = planned_updates(_learner(settings, world, encoded), minutes, settings.seed)
         settings = settings.with_value("policy.updates", planned)
     folder.write_settings(settings)
-    if manifest.complete and manifest.done >= settings.policy.updates:
-        console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
-        return manifest
     learner = _learner(settings, world, encoded)
     plan = Plan("Fitting the policy", settings.policy.updates, settings.policy.save_every, settings.seed, _SHOWN)
     manifest = fit(learner, plan, folder, manifest)
@@ -110,7 +114,7 @@ def _finish(learner: PolicyLearner, folder: StageFolder, manifest: Manifest, wor
     console.table(
         f"In imagination after {manifest.done} updates, {console.duration(manifest.facts['seconds'])}",
         ["", "first", "last"],
-        [[name, console.short(lines[0][name]), console.short(last[name])] for name in (*_SHOWN, "value", "scale")],
+        [[name, console.short(lines[0][name]), console.short(last[name])] for name in (*_SHOWN, "scale")],
     )
     return manifest
 

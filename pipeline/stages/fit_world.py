@@ -9,7 +9,7 @@ import torch
 
 from .. import console
 from ..artifacts import Manifest, Run, StageFolder, file_hash
-from ..config import Settings, ViewSettings
+from ..config import CollectSettings, Section, Settings, ViewSettings
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows, split
 from ..learning.fitting import Plan, fit, planned_updates
@@ -59,24 +59,37 @@ def fit_world(
         InterruptedRunError: after Ctrl-C; all saved.
     """
     with EpisodeStore.open(data) as store:
-        settings = settings.model_copy(update={"view": interface_of(store).view})
+        settings = settings.model_copy(update=recorded_sections(store, settings))
         if dry_run:
             _describe(settings, store, device)
             return Manifest("fit-world")
         folder = run.world
-        manifest, settings = folder.start(settings, SECTIONS, {"data": store.fingerprint}, fresh=fresh)
+        manifest, settings = folder.start(settings, SECTIONS, {"data": store.fingerprint}, minutes=minutes, fresh=fresh)
+        if manifest.complete and manifest.done >= settings.world.updates:
+            console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
+            return manifest
+        manifest = replace(manifest, facts={**manifest.facts, "data": data.name})
         settings = settings.with_value("world.precision", resolve_precision(settings.world.precision, device))
         if minutes is not None and not manifest.done:
             planned = planned_updates(_learner(settings, store, device), minutes, settings.seed)
             settings = settings.with_value("world.updates", planned)
         folder.write_settings(settings)
-        if manifest.complete and manifest.done >= settings.world.updates:
-            console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
-            return manifest
         learner = _learner(settings, store, device)
         plan = Plan("Fitting the world", settings.world.updates, settings.world.save_every, settings.seed, _SHOWN)
         manifest = fit(learner, plan, folder, manifest)
         return _finish(learner, folder, manifest, interface_of(store))
+
+
+def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Section]:
+    """The sections of the settings that the data set decides: how it was collected, whatever was asked for."""
+    origin = store.origin
+    collected = settings.collect.model_dump() | {
+        "decisions": store.steps,
+        "policy": origin.policy,
+        "patience": origin.patience,
+        "limit": origin.limit,
+    }
+    return {"view": interface_of(store).view, "collect": CollectSettings.model_validate(collected)}
 
 
 def interface_of(store: EpisodeStore) -> Interface:

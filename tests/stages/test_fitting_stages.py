@@ -119,7 +119,7 @@ def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_run(
         fit_world(TINY, run=other, data=data, device=CPU)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
-        with pytest.raises(InterruptedRunError, match="after 3 updates, all saved"):
+        with pytest.raises(InterruptedRunError, match=r"after 3 updates of .*, all saved; the same command goes on"):
             fit_stage(TINY, run=other, data=data, device=CPU)
     one, two = (getattr(r, stage) for r in (run, other))
     manifest = two.read_manifest()
@@ -214,6 +214,8 @@ def test_minutes_plan_the_updates(data: Path, tmp_path: Path, monkeypatch: pytes
     run = Run(tmp_path / "run")
     assert fit_world(TINY, run=run, data=data, device=CPU, minutes=0.5).done == 5
     assert run.world.read_settings().world.updates == 5
+    again = fit_world(TINY.with_value("world.updates", 90), run=run, data=data, device=CPU, minutes=0.5)
+    assert again.done == 5 and run.world.read_settings().world.updates == 5
 
 
 def test_planned_updates_grow_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,10 +241,11 @@ def test_dry_run_writes_nothing(run: Run, data: Path, tmp_path: Path, capsys: py
     assert "nothing written" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_name() -> None:
-    assert fitting.as_floats({"picture": torch.tensor(1.5)}, 7) == {"picture": 1.5}
-    with pytest.raises(DreamerError, match=r"'kl' became nan at update 7"):
-        fitting.as_floats({"picture": torch.tensor(1.5), "kl": torch.tensor(float("nan"))}, 7)
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
+    folder = Run(tmp_path / "run").world
+    assert fitting.as_floats({"picture": torch.tensor(1.5)}, 7, folder) == {"picture": 1.5}
+    with pytest.raises(DreamerError, match=r"'kl' became nan at update 7.*dreamer fit-world --run run --fresh"):
+        fitting.as_floats({"picture": torch.tensor(1.5), "kl": torch.tensor(float("nan"))}, 7, folder)
 
 
 def test_a_damaged_checkpoint_is_told(data: Path, tmp_path: Path) -> None:
@@ -251,3 +254,24 @@ def test_a_damaged_checkpoint_is_told(data: Path, tmp_path: Path) -> None:
     (run.world.path / "training_state.pt").write_bytes(b"nonsense")
     with pytest.raises(StageError, match=r"training_state\.pt is damaged.*--fresh"):
         fit_world(TINY, run=run, data=data, device=CPU)
+
+
+def test_without_its_checkpoint_a_run_is_not_begun_anew_unasked(data: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    fit_world(TINY.with_value("world.updates", 2), run=run, data=data, device=CPU)
+    (run.world.path / "training_state.pt").unlink()
+    before = file_hash(run.world.weights)
+    with pytest.raises(StageError, match=r"training_state\.pt is missing.*fit-world --run run --fresh"):
+        fit_world(TINY, run=run, data=data, device=CPU)
+    assert file_hash(run.world.weights) == before
+
+
+def test_settings_on_disk_are_those_it_was_made_with(run: Run, data: Path) -> None:
+    """How the data were collected comes from the data, the world model's sizes from the world model."""
+    asked = TINY.with_value("collect.policy", "uniform").with_value("model.deter", 32)
+    fit_policy(asked, run=run, data=data, device=CPU)
+    world, policy = run.world.read_settings(), run.policy.read_settings()
+    assert (world.collect.policy, world.collect.patience, world.collect.limit) == ("mixture", 30, 250)
+    assert policy.model == world.model == TINY.model
+    assert policy.collect == world.collect
+    assert run.world.require({}).facts["data"] == data.name
