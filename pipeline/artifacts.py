@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MAY_CHANGE = {"updates", "save_every", "validate_every", "memory_gib"}  # how long and how, not what
+_MAY_CHANGE = {"updates", "save_every", "validate_every", "memory_gib"}  # "updates" not while it is under way
 FORMAT = 1
 """Version of the files below; raised when they change so that old ones cannot be read."""
 
@@ -187,15 +187,19 @@ class StageFolder:
                 raise StageError(
                     f"{self.path} was begun with another {name} than there is now; run `{self.command} --fresh`"
                 )
-        return manifest, self._reconcile(settings, sections, planned=minutes is not None and manifest.done > 0)
+        return manifest, self._reconcile(settings, sections, manifest, minutes)
 
-    def _reconcile(self, settings: Settings, sections: Collection[str], planned: bool) -> Settings:
+    def _reconcile(
+        self, settings: Settings, sections: Collection[str], manifest: Manifest, minutes: float | None
+    ) -> Settings:
+        planned = minutes is not None and manifest.done > 0
+        under_way = manifest.done > 0 and not manifest.complete  # its step sizes are those of its length
         before = self.read_settings().section_values(sections)
         for name, value in settings.section_values(sections).items():
             key = name.split(".")[-1]
             if (key == "precision" and value == "auto") or (key == "updates" and planned):
                 settings = settings.with_value(name, before[name])
-            elif before[name] != value and key not in _MAY_CHANGE:
+            elif before[name] != value and (key not in _MAY_CHANGE or (key == "updates" and under_way)):
                 raise UsageError(
                     f"{self.path} was begun with {name} = {before[name]}, not {value}; choose another --run, "
                     f"or start anew with `{self.command} --fresh`"
@@ -236,9 +240,7 @@ class Run:
 
     @classmethod
     def named(cls, name: str, root: Path = Path("artifacts")) -> Run:
-        """The run `root/name`, or the run at `name` itself where that is the path of a folder."""
-        if os.sep in name and Path(name).is_dir():
-            return cls(Path(name))
+        """The run in the folder `root/name`. Raises UsageError where the name cannot be a folder's."""
         return cls(root / check_name(name))
 
     def _stage(self, folder: str, command: str) -> StageFolder:
@@ -287,4 +289,6 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((stream.metadata() or {})["dreamer"])
             return {name: stream.get_tensor(name) for name in stream.keys()}, header  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise StageError(f"{path} is not a weights file of this project ({error})") from error
+        raise StageError(
+            f"{path} is not a weights file of this project ({error}); run the stage that made it again with --fresh"
+        ) from error

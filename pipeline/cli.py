@@ -18,7 +18,7 @@ import typer
 
 from . import __version__, console
 from .artifacts import Run, check_name
-from .config import Settings, parse_value, read_settings_file, resolve
+from .config import Settings, flatten, parse_value, read_settings_file, resolve
 from .errors import DreamerError, InterruptedRunError, StageError, UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class Shared:
         options = {"seed": self.seed, **(shortcuts or {})}
         file = read_settings_file(self.config) if self.config else None
         if recorded is not None and self.preset is None and file is None:
-            file = recorded.model_dump()
+            measured = dict.fromkeys(("world.precision", "policy.precision"), "auto")  # where it ran, not here
+            file = flatten(recorded.model_dump()) | measured
         settings = resolve(
             self.preset or "full", file, [*given, *((k, v) for k, v in options.items() if v is not None)]
         )

@@ -29,13 +29,14 @@ class ViewSettings(Section):
     size: int = Field(64, ge=64, le=128, multiple_of=32, description="height and width of an observation, pixels")
 
 
+RandomPolicyName = Literal["mixture", "smooth", "brownian", "uniform"]
+
+
 class CollectSettings(Section):
     """Random driving."""
 
     decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
-    policy: Literal["mixture", "smooth", "brownian", "uniform"] = Field(
-        "mixture", description="random process that drives"
-    )
+    policy: RandomPolicyName = Field("mixture", description="random process that drives")
     patience: int = Field(
         20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of the episode"
     )
@@ -103,7 +104,7 @@ class PolicySettings(Section):
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     discount: float = Field(0.99, gt=0, le=1, description="discount per decision, gamma")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
-    entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
+    entropy: float = Field(3e-3, ge=0, le=1, description="weight of the actor's entropy")
     penalty: float = Field(5.0, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's AdamW step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's AdamW step size, before annealing")

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline import Agent, load_agent
 from pipeline.artifacts import Run
-from pipeline.envs.view import ACTION_HIGH, ACTION_LOW, AgentView
+from pipeline.envs.view import ACTION_HIGH, ACTION_LOW, AgentView, shrink
 from pipeline.errors import StageError, UsageError
+from pipeline.models.dynamics import RecurrentDynamics
 
 
 @pytest.fixture
@@ -67,6 +68,28 @@ def test_what_else_is_drawn_and_what_is_done_to_an_action_do_not_matter(agent: A
         action = agent.act(picture(index))
         assert action.tolist() == actions[index]
         action[:] = 7
+
+
+def test_the_state_is_that_of_training(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an agent makes of pictures and of its own actions, one by one, is what training makes of the whole drive."""
+
+    def likeliest(dynamics: RecurrentDynamics, logits: torch.Tensor, *_: object) -> torch.Tensor:
+        return dynamics.distribution(logits).mode.flatten(-2)
+
+    monkeypatch.setattr(RecurrentDynamics, "_draw", likeliest)
+    agent.reset()
+    pictures, actions, states = [shrink(picture(index)) for index in range(5)], [], []
+    for small in pictures:
+        actions.append(agent.act(small))
+        assert agent.latent is not None
+        states.append(agent.latent.deter[0])
+    led = np.concatenate([np.zeros((1, 3), np.float32), np.stack(actions)[:-1]])
+    first = torch.tensor([[True, False, False, False, False]])
+    with torch.no_grad():
+        whole = agent.world.model.observe(
+            torch.from_numpy(np.stack(pictures))[None], torch.from_numpy(led)[None], first
+        )
+    torch.testing.assert_close(torch.stack(states), whole.deter[0], atol=1e-5, rtol=1e-4)
 
 
 def test_only_the_stochastic_agent_draws(tiny_run: Run) -> None:

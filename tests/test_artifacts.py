@@ -111,6 +111,9 @@ class TestStart:
         folder.write_manifest(replace(manifest, done=100))
         asked = Settings().with_value("world.updates", 4000)
         assert folder.start(asked, ("world",), {}, minutes=5.0)[1].world.updates == 300
+        with pytest.raises(UsageError, match=r"world\.updates = 300, not 4000"):
+            folder.start(asked, ("world",), {})
+        folder.write_manifest(replace(manifest, done=300, complete=True))
         assert folder.start(asked, ("world",), {})[1].world.updates == 4000
 
     def test_other_settings_are_refused(self, folder: StageFolder) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..artifacts import write_text
-from ..config import Section, Settings, flatten
+from ..config import RandomPolicyName, Section, Settings, flatten
 
 FORMAT: Final = 1
 """Version of the data format; raised when it changes, so that old data cannot be misread."""
@@ -59,9 +59,9 @@ class Origin(Section):
     environment: str = Field("CarRacing-v3", max_length=200)
     gymnasium: str = Field(max_length=200)
     view: View
-    policy: str = Field(max_length=200)
-    patience: int
-    limit: int
+    policy: RandomPolicyName
+    patience: int = Field(ge=1, le=1000)
+    limit: int = Field(ge=1, le=1000)
     seed: int
     alignment: str = Field(
         "actions[t] was chosen at observations[t] and led to observations[t+1]; "

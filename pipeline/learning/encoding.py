@@ -22,7 +22,7 @@ class EncodedData:
     """What a data set is to the policy.
 
     Attributes:
-        states: (N, ...), the posterior state of every row whose episode goes on after it; `stoch` as uint8.
+        states: (N, ...), the posterior state of every row that is not terminal; `stoch` as uint8.
         action_mean, action_std: (A,), of the recorded actions in the model's scale.
     """
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import Manifest, StageFolder, atomic_path
-from ..console import Meter, MetricsLog
+from ..console import Meter, MetricsLog, warn
 from ..errors import DreamerError, InterruptedRunError, StageError
 from ..processes import Interruption
 from ..randomness import seed_torch
@@ -78,6 +78,8 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
         DreamerError: a loss is not finite.
     """
     first = load_state(learner, folder, manifest.done)
+    if manifest.complete:
+        warn(f"{folder.path} goes on from {first} to {plan.updates} updates: its step sizes, fallen to 0, rise again")
     learner.begin(first, plan.updates)
     started, seconds = time.monotonic(), float(manifest.facts.get("seconds", 0.0)) if first else 0.0
     manifest = replace(manifest, done=first, complete=False, facts={**manifest.facts, "seconds": seconds})
@@ -98,7 +100,7 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
                 shown |= {name: line[name] for name in plan.shown if name in line}
             meter.advance_to(done, shown)
             if final or interruption.asked or done % plan.save_every == 0:
-                as_floats(metrics, done, folder)  # weights that have gone wrong never replace good ones
+                as_floats(metrics, done, folder)  # what has become infinite replaces no checkpoint
                 spent = round(seconds + time.monotonic() - started, 1)
                 manifest = replace(manifest, done=done, facts={**manifest.facts, "seconds": spent})
                 save_state(learner, folder, done)

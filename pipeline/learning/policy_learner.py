@@ -61,10 +61,11 @@ class PolicyLearner:
             set_step_size(optimizer, step_size(rate, index, self._last, warmup=0, anneal=settings.anneal))
         chosen = torch.randint(len(self.starts.deter), (settings.starts,), device=self.model.device)
         start = Latent(self.starts.deter[chosen], self.starts.stoch[chosen].float())
+        with autocast(self.model.device, settings.precision), torch.no_grad():
+            trajectory = imagine(self.dream, self.actor, start, settings.horizon)
+            outcomes = self.dream.outcomes(trajectory.latents[1:])
+        # A context of its own: the weights cast without gradients above must not be used again.
         with autocast(self.model.device, settings.precision):
-            with torch.no_grad():
-                trajectory = imagine(self.dream, self.actor, start, settings.horizon)
-                outcomes = self.dream.outcomes(trajectory.latents[1:])
             loss = policy_loss(self.actor, self.critic, self.slow_critic, self.scale, trajectory, outcomes, settings)
         norms = {
             "actor_gradient": self._step(self.actor, self.actor_optimizer, loss.actor),

@@ -1,4 +1,4 @@
-"""The losses of actor and critic on imagined trajectories (DreamerV3, equations 7, 11 and 12)."""
+"""The losses of actor and critic on imagined trajectories (DreamerV3, sections "Critic" and "Actor learning")."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PolicyLoss:
 
 
 def reinforce(log_prob: Tensor, advantage: Tensor, entropy: Tensor, weight: Tensor, entropy_scale: float) -> Tensor:
-    """Actor loss (DreamerV3, equation 11): -w (sg(advantage) log pi(a | s) + eta H[pi(. | s)]), (...)."""
+    """Actor loss (DreamerV3, "Actor learning"): -w (sg(advantage) log pi(a | s) + eta H[pi(. | s)]), (...)."""
     return -weight.detach() * (advantage.detach() * log_prob + entropy_scale * entropy)
 
 

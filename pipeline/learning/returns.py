@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def lambda_return(reward: Tensor, discount: Tensor, value: Tensor, lam: float) -> Tensor:
-    """Lambda-return (DreamerV3, equation 7).
+    """Lambda-return (DreamerV3, section "Critic learning").
 
     R_t = r_{t+1} + d_{t+1} [(1 - lam) v_{t+1} + lam R_{t+1}],  R_H = v_H.
 
@@ -39,7 +39,7 @@ def lambda_return(reward: Tensor, discount: Tensor, value: Tensor, lam: float) -
 
 
 def trajectory_weight(discount: Tensor) -> Tensor:
-    """Weight of each state a decision is taken in: 1, d_1, d_1 d_2, ... (DreamerV2, equation 5's discount).
+    """Weight of each state a decision is taken in: 1, d_1, d_1 d_2, ... (DreamerV2's cumulative discount).
 
     Args:
         discount: (H, ...), d_t = gamma c_t, for t = 1 .. H.
@@ -51,7 +51,7 @@ def trajectory_weight(discount: Tensor) -> Tensor:
 
 
 class ReturnScale(torch.nn.Module):
-    """Range of the returns, from their 5th to their 95th percentile, averaged over time (DreamerV3, equation 13).
+    """Range of the returns, 5th to 95th percentile, averaged over time (DreamerV3, section "Actor learning").
 
     Advantages are divided by max(1, range): large returns are brought down, small ones are not blown up. The average
     starts at 0, without correction, as in the official code. A module, so that it is saved with the rest.
@@ -62,16 +62,18 @@ class ReturnScale(torch.nn.Module):
 
     low: Tensor
     high: Tensor
+    levels: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("levels", torch.tensor([0.05, 0.95]), persistent=False)
 
     def update(self, returns: Tensor) -> Tensor:
         """Take in new returns (any shape) and give the scale, (), at least 1."""
-        ends = torch.quantile(returns.detach().float().flatten(), returns.new_tensor([0.05, 0.95], dtype=torch.float32))
+        ends = torch.quantile(returns.detach().float().flatten(), self.levels)
         self.low.lerp_(ends[0], self.rate)
         self.high.lerp_(ends[1], self.rate)
         return self.scale

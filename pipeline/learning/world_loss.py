@@ -1,4 +1,4 @@
-"""The world model's loss (DreamerV3, equations 2 and 3)."""
+"""The world model's loss (DreamerV3, section "World model learning")."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WorldLoss:
 
 
 def balanced_kl(posterior: OneHot, prior: OneHot, free_nats: float) -> tuple[Tensor, Tensor]:
-    """The two halves of the KL, each with the other side held constant (DreamerV3, equation 3).
+    """The two halves of the KL, each with the other side held constant (DreamerV3, "World model learning").
 
     Args:
         posterior, prior: distributions (..., G, C).

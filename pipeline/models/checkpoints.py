@@ -66,7 +66,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
         settings = validate({"model": header["model"], "view": header["view"]})
         interface = Interface(settings.view, tuple(map(float, header["low"])), tuple(map(float, header["high"])))
     except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise StageError(f"{path} has a damaged header ({error}); run `dreamer fit-world --fresh`") from error
+        raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'world')}") from error
     model = build_world(settings.model, interface)
     fill(path, model, tensors, "world")
     return LoadedWorld(model.to(device).requires_grad_(False).eval(), settings.model, interface)
@@ -84,7 +84,7 @@ def load_actor(path: Path, world: LoadedWorld) -> Actor:
     check_header(path, header, "policy")
     layers = header.get("layers")
     if not isinstance(layers, int) or not 1 <= layers <= 8:
-        raise StageError(f"{path} has a damaged header (layers {layers!r}); run `dreamer fit-policy --fresh`")
+        raise StageError(f"{path} has a damaged header (layers {layers!r}); {_cure(path, 'policy')}")
     neutral = torch.zeros(len(world.interface.low))
     actor = Actor(world.model.features, world.settings, layers, neutral, neutral + 0.5)
     fill(path, actor, tensors, "policy")
@@ -95,7 +95,7 @@ def check_header(path: Path, header: Mapping[str, Any], kind: str) -> None:
     """Raise StageError where a weights file is of another kind or version."""
     if header.get("format") != FORMAT or header.get("kind") != kind:
         found = f"{header.get('kind')!r} of format {header.get('format')!r}"
-        raise StageError(f"{path} holds {found}, not '{kind}' of format {FORMAT}; run `dreamer fit-{kind} --fresh`")
+        raise StageError(f"{path} holds {found}, not '{kind}' of format {FORMAT}; {_cure(path, kind)}")
 
 
 def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], kind: str) -> None:
@@ -112,4 +112,9 @@ def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], kind: str
     else:
         module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return
-    raise StageError(f"{path} {reason}; run `dreamer fit-{kind} --fresh`")
+    raise StageError(f"{path} {reason}; {_cure(path, kind)}")
+
+
+def _cure(path: Path, kind: str) -> str:
+    """What makes the weights at `<run>/<kind>/model.safetensors` anew."""
+    return f"run `dreamer fit-{kind} --run {path.parent.parent.name} --fresh`"

@@ -1,7 +1,8 @@
 """The distributions of the papers behind one interface: `mode`, `mean`, `sample`, `log_prob`, `entropy`, `loss`.
 
-`loss(target)` is what is minimised to fit the distribution to a target: the negative log-likelihood, or the error that
-the papers use in its place. Everything is computed in float32, whatever the networks use.
+Each has those of them that make sense for it. `loss(target)` is what is minimised to fit the distribution to a target:
+the negative log-likelihood, or the error that the papers use in its place. All is computed in float32, whatever the
+networks use, except for the pixels, of which there are too many.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from torch import Tensor
 
 
 def symlog(x: Tensor) -> Tensor:
-    """Squash: sign(x) ln(|x| + 1) (DreamerV3, equation 9). The inverse of `symexp`."""
+    """Squash: sign(x) ln(|x| + 1) (DreamerV3, "Robust predictions"). The inverse of `symexp`."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 
 def symexp(x: Tensor) -> Tensor:
-    """Stretch: sign(x) (exp(|x|) - 1) (DreamerV3, equation 9). The inverse of `symlog`."""
+    """Stretch: sign(x) (exp(|x|) - 1) (DreamerV3, "Robust predictions"). The inverse of `symlog`."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
@@ -87,14 +88,14 @@ class OneHot:
 
 
 @cache
-def symexp_bins(count: int) -> Tensor:
-    """Bin positions symexp(-20 .. 20), (count,), exactly symmetric around 0 (DreamerV3, equation 10)."""
+def symexp_bins(count: int, device: torch.device | None = None) -> Tensor:
+    """Bin positions symexp(-20 .. 20), (count,), exactly symmetric around 0 (DreamerV3, "Robust predictions")."""
     half = symexp(torch.linspace(-20, 0, count // 2 + 1, dtype=torch.float64)).float()
-    return torch.cat([half[:-1], torch.zeros(1), -half[:-1].flip(0)])
+    return torch.cat([half[:-1], torch.zeros(1), -half[:-1].flip(0)]).to(device)
 
 
 class SymexpTwoHot:
-    """A number as a categorical distribution over exponentially spaced bins (DreamerV3, equations 9 to 12).
+    """A number as a categorical distribution over exponentially spaced bins (DreamerV3, "Robust predictions").
 
     Args:
         logits: (..., bins), an odd number of bins.
@@ -102,7 +103,7 @@ class SymexpTwoHot:
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits.float()
-        self.bins = symexp_bins(logits.shape[-1]).to(logits.device)
+        self.bins = symexp_bins(logits.shape[-1], logits.device)
 
     @property
     def mean(self) -> Tensor:
@@ -130,7 +131,7 @@ class SymexpTwoHot:
 
 
 def two_hot(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Place numbers between neighbouring bins, linearly (DreamerV3, equation 11).
+    """Place numbers between neighbouring bins, linearly (DreamerV3, "Robust predictions").
 
     Args:
         target: (...), any real numbers; clamped to the bins.
@@ -200,17 +201,17 @@ class BoundedNormal:
         raw: (..., 2 A), the m and then the s of each action dimension.
     """
 
-    low, high = 0.1, 1.0
+    min_std, max_std = 0.1, 1.0
 
     def __init__(self, raw: Tensor) -> None:
         mean, std = raw.float().chunk(2, -1)
         self.mean = torch.tanh(mean)
-        self.std = (self.high - self.low) * torch.sigmoid(std + 2.0) + self.low
+        self.std = (self.max_std - self.min_std) * torch.sigmoid(std + 2.0) + self.min_std
 
     @classmethod
     def raw(cls, mean: Tensor, std: Tensor) -> Tensor:
         """The inverse: network outputs (..., 2 A) that give this mean and deviation, as nearly as the bounds allow."""
-        inside = ((std - cls.low) / (cls.high - cls.low)).clamp(0.02, 0.98)
+        inside = ((std - cls.min_std) / (cls.max_std - cls.min_std)).clamp(0.02, 0.98)
         return torch.cat([torch.atanh(mean.clamp(-0.98, 0.98)), torch.logit(inside) - 2.0], -1)
 
     @property

@@ -1,4 +1,4 @@
-"""The recurrent state-space model (Dreamer v1, equation 4; its categorical form, DreamerV2, equation 1).
+"""The recurrent state-space model (PlaNet, arXiv 1811.04551; with categorical latents: DreamerV2, equation 1).
 
 h_t = f(h_{t-1}, z_{t-1}, a_{t-1})      recurrent state
 z_t ~ p(z_t | h_t)                      prior: imagines without looking
@@ -135,23 +135,20 @@ class RecurrentDynamics(nn.Module):
         logits = self.posterior(deter, projected)
         return Latent(deter, self._draw(logits, noise, generator)), logits
 
-    def observe(
-        self, embedding: Tensor, action: Tensor, is_first: Tensor, start: Latent | None = None
-    ) -> tuple[Latent, Tensor]:
+    def observe(self, embedding: Tensor, action: Tensor, is_first: Tensor) -> tuple[Latent, Tensor]:
         """Posterior states of a sequence.
 
         Args:
             embedding: (B, T, E), encoded observations.
             action: (B, T, A), the action that led to each.
             is_first: (B, T) bool.
-            start: the state before the first step; zeros where not given.
 
         Returns:
             States (B, T, ...), and the logits (B, T, G, C) they were drawn from.
         """
         b, t = is_first.shape
         projected = self.project(embedding)  # (B, T, hidden)
-        latent = start if start is not None else self.initial(b, device=embedding.device)
+        latent = self.initial(b, device=embedding.device)
         noise = torch.rand(t, b, self.settings.groups, device=embedding.device)
         states: list[Latent] = []
         logits: list[Tensor] = []
@@ -161,12 +158,12 @@ class RecurrentDynamics(nn.Module):
             logits.append(step)
         return stack(states, 1), torch.stack(logits, 1)
 
-    def imagine_step(self, latent: Latent, action: Tensor, noise: Tensor | None = None) -> Latent:
+    def imagine_step(self, latent: Latent, action: Tensor) -> Latent:
         """One step without an observation: the prior state after `action` (N, A)."""
         deter = self.advance(latent, action)
-        return Latent(deter, self._draw(self.prior(deter), noise))
+        return Latent(deter, self._draw(self.prior(deter)))
 
-    def _draw(self, logits: Tensor, noise: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+    def _draw(self, logits: Tensor, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         return self.distribution(logits).sample(noise, generator).flatten(-2)
 
     def _shape(self, logits: Tensor) -> Tensor:
@@ -178,7 +175,7 @@ class PriorEnsemble(nn.Module):
     """Further prior heads, cheap ones, each from its own random start; where they disagree, the model is guessing.
 
     The disagreement is the variance of the class probabilities over the heads (Plan2Explore, arXiv 2005.05960, for a
-    categorical latent), summed over the classes: 0 where the heads agree.
+    categorical latent), summed over variables and classes: 0 where the heads agree.
 
     Args:
         settings: sizes; `ensemble` heads of `ensemble_units`.
@@ -200,7 +197,7 @@ class PriorEnsemble(nn.Module):
         return logits.float().reshape(-1, *deter.shape[:-1], *self.shape)
 
     def disagreement(self, deter: Tensor) -> Tensor:
-        """Variance of the probabilities over the heads, summed over the classes, (...)."""
+        """Variance of the probabilities over the heads, summed over variables and classes, (...)."""
         probs = F.softmax(self(deter), -1)  # (K, ..., G, C)
         return (probs - probs.mean(0)).square().sum((-2, -1)).mean(0)
 

@@ -25,10 +25,9 @@ class Mlp(nn.Module):
     Args:
         inputs, units, outputs: widths.
         layers: number of hidden layers.
-        scale: the last layer's weights are multiplied by it at the start; 0 makes the first prediction neutral.
     """
 
-    def __init__(self, inputs: int, units: int, layers: int, outputs: int, scale: float = 1.0) -> None:
+    def __init__(self, inputs: int, units: int, layers: int, outputs: int) -> None:
         super().__init__()
         widths = [inputs] + [units] * layers
         hidden: list[nn.Module] = []
@@ -36,9 +35,6 @@ class Mlp(nn.Module):
             hidden += [nn.Linear(width, units_out, bias=False), Norm(units_out), nn.SiLU()]
         self.hidden = nn.Sequential(*hidden)
         self.out = nn.Linear(widths[-1], outputs)
-        with torch.no_grad():
-            self.out.weight.mul_(scale)
-            self.out.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
@@ -115,7 +111,7 @@ def map_channels(depth: int, patch: int) -> list[int]:
 
 
 def initialise(module: nn.Module) -> None:
-    """Truncated-normal weights scaled to the inputs, zero biases (DreamerV3); orders nothing, so call it first."""
+    """Truncated-normal weights scaled to the inputs, zero biases (DreamerV3)."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             inputs = layer.weight[0].numel()

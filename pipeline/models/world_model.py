@@ -71,19 +71,18 @@ class WorldModel(nn.Module):
         embedding: Tensor = self.encoder(to_picture(observation.flatten(0, -4)))
         return embedding.reshape(*leading, -1)
 
-    def observe(self, observation: Tensor, action: Tensor, is_first: Tensor, start: Latent | None = None) -> Latent:
+    def observe(self, observation: Tensor, action: Tensor, is_first: Tensor) -> Latent:
         """Posterior states of recorded sequences.
 
         Args:
             observation: (B, T, 3, S, S) uint8.
             action: (B, T, A), the environment's own action that led to each observation.
             is_first: (B, T) bool.
-            start: the state before; zeros where not given.
 
         Returns:
             States (B, T, ...).
         """
-        states, _ = self.dynamics.observe(self.encode(observation), self.scale.to_model(action), is_first, start)
+        states, _ = self.dynamics.observe(self.encode(observation), self.scale.to_model(action), is_first)
         return states
 
     def decode(self, feature: Tensor) -> Pixels:

@@ -32,7 +32,6 @@ _PANELS = (
     Panel("Ensemble disagreement", ("disagreement",)),
     Panel("Scale of returns", ("scale",)),
 )
-_STREAM_MEMORY_GIB = 1e-9  # episodes are read once, one after the other: from disk
 
 
 def fit_policy(
@@ -92,7 +91,7 @@ def fit_policy(
 def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> EncodedData:
     """The states of all episodes; the same however often the run is resumed."""
     seed_torch(settings.seed)
-    windows = Windows(store, range(len(store)), 2, _STREAM_MEMORY_GIB)
+    windows = Windows(store, range(len(store)), 2, settings.world.memory_gib)
     return encode(world.model, windows, settings.policy.precision)
 
 

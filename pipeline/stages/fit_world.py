@@ -21,6 +21,7 @@ from ..viewing.curves import Panel, draw_curves
 
 SECTIONS = ("seed", "view", "model", "world")
 """The settings that this stage depends on."""
+_WORKING_GIB = 1.5  # beside the frames, at the default sizes
 _SHOWN = ("picture", "kl", f"held_out/open_loop_{HORIZONS[-1]}")
 _PANELS = (
     Panel("Reconstruction error (sum over pixels)", ("picture", "held_out/picture"), log=True),
@@ -63,7 +64,7 @@ def fit_world(
         if dry_run:
             _describe(settings, store, device)
             return Manifest("fit-world")
-        folder = run.world
+        folder, windows = run.world, _windows(settings, store)  # before --fresh: what cannot be read replaces nothing
         manifest, settings = folder.start(settings, SECTIONS, {"data": store.fingerprint}, minutes=minutes, fresh=fresh)
         if manifest.complete and manifest.done >= settings.world.updates:
             console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
@@ -71,10 +72,10 @@ def fit_world(
         manifest = replace(manifest, facts={**manifest.facts, "data": data.name})
         settings = settings.with_value("world.precision", resolve_precision(settings.world.precision, device))
         if minutes is not None and not manifest.done:
-            planned = planned_updates(_learner(settings, store, device), minutes, settings.seed)
+            planned = planned_updates(_learner(settings, store, windows, device), minutes, settings.seed)
             settings = settings.with_value("world.updates", planned)
         folder.write_settings(settings)
-        learner = _learner(settings, store, device)
+        learner = _learner(settings, store, windows, device)
         plan = Plan("Fitting the world", settings.world.updates, settings.world.save_every, settings.seed, _SHOWN)
         manifest = fit(learner, plan, folder, manifest)
         return _finish(learner, folder, manifest, interface_of(store))
@@ -98,19 +99,23 @@ def interface_of(store: EpisodeStore) -> Interface:
     return Interface(ViewSettings(action_repeat=view.action_repeat, size=view.size), view.action_low, view.action_high)
 
 
-def _learner(settings: Settings, store: EpisodeStore, device: torch.device) -> WorldLearner:
-    """A learner with the weights that the seed gives."""
+def _windows(settings: Settings, store: EpisodeStore) -> tuple[Windows, Windows]:
+    """What to learn from, and what to hold out."""
     train, held_out = split(len(store), settings.world.validation_share, settings.seed)
     budget = settings.world.memory_gib
-    seed_torch(settings.seed)
-    model = build_world(settings.model, interface_of(store)).to(device)
-    return WorldLearner(
-        model,
-        settings.world,
+    return (
         Windows(store, train, settings.world.length, budget),
         Windows(store, held_out, CONTEXT + max(HORIZONS), budget),
-        settings.seed,
     )
+
+
+def _learner(
+    settings: Settings, store: EpisodeStore, windows: tuple[Windows, Windows], device: torch.device
+) -> WorldLearner:
+    """A learner with the weights that the seed gives."""
+    seed_torch(settings.seed)
+    model = build_world(settings.model, interface_of(store)).to(device)
+    return WorldLearner(model, settings.world, *windows, settings.seed)
 
 
 def _finish(learner: WorldLearner, folder: StageFolder, manifest: Manifest, interface: Interface) -> Manifest:
@@ -145,8 +150,10 @@ def _report(lines: list[dict[str, float]], manifest: Manifest) -> None:
 
 def _describe(settings: Settings, store: EpisodeStore, device: torch.device) -> None:
     """Say what a run would do: sizes, memory and time."""
-    learner = _learner(settings, store, device)
+    windows = _windows(settings, store)
+    learner = _learner(settings, store, windows, device)
     parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    memory = sum(part.memory_bytes for part in windows) / 2**30 + _WORKING_GIB
     seconds = 60 * settings.world.updates / planned_updates(learner, 1.0, settings.seed)
     console.table(
         "dreamer fit-world would use",
@@ -155,5 +162,5 @@ def _describe(settings: Settings, store: EpisodeStore, device: torch.device) -> 
     )
     console.say(
         f"{len(store)} episodes, {store.steps} decisions; {parameters / 1e6:.2f} M parameters on {device}; about "
-        f"{console.duration(seconds)}; nothing written"
+        f"{console.duration(seconds)} and {memory:.1f} GiB of memory; nothing written"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -113,6 +114,100 @@ def test_the_penalty_comes_off_the_reward_and_zero_changes_nothing(model: WorldM
     assert torch.equal(none.actor, plain.actor)
     assert taken.parts["return"].item() == pytest.approx(lower.parts["return"].item())
     assert taken.parts["return"] < plain.parts["return"]
+
+
+def test_both_losses_golden(model: WorldModel) -> None:
+    """Written out in loops, with values, continuation, scale, weights and slow critic that all differ from neutral."""
+    torch.manual_seed(5)
+    horizon, n = 4, 3
+    actor = Actor(model.features, SIZES, 1, *NEUTRAL)
+    critic, slow = Critic(model.features, SIZES, 1), Critic(model.features, SIZES, 1)
+    for network in (critic, slow):
+        torch.nn.init.normal_(network.network.out.weight, std=0.3)
+    trajectory = imagine(Dream(model), actor, model.dynamics.initial(n), horizon)
+    outcomes = Outcomes(20 * torch.randn(horizon, n), torch.rand(horizon, n), torch.rand(horizon, n))
+    settings = PolicySettings(discount=0.9, lam=0.7, entropy=0.05, penalty=2.0, slow_scale=0.5)
+    scale = ReturnScale(0.5)
+    loss = policy_loss(actor, critic, slow, scale, trajectory, outcomes, settings)
+
+    feature = trajectory.latents.feature
+    with torch.no_grad():
+        v, policy = critic(feature).mean, actor(feature[:-1])
+        slow_v, log_prob, entropy = slow(feature).mean, policy.log_prob(trajectory.actions), policy.entropy()
+        returns, weight = torch.zeros(horizon, n), torch.ones(horizon, n)
+        for i in range(n):
+            following = v[horizon, i]
+            for t in reversed(range(horizon)):  # outcomes[t] is of state t + 1
+                d = 0.9 * outcomes.goes_on[t, i]
+                reward = outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i]
+                following = reward + d * (0.3 * v[t + 1, i] + 0.7 * following)
+                returns[t, i] = following
+            for t in range(1, horizon):
+                weight[t, i] = weight[t - 1, i] * 0.9 * outcomes.goes_on[t - 1, i]
+        flat = returns.flatten().sort().values.numpy()
+        spread = max(1.0, 0.5 * float(np.quantile(flat, 0.95) - np.quantile(flat, 0.05)))
+        assert spread > 1
+        expected_actor = -(weight * ((returns - v[:-1]) / spread * log_prob + 0.05 * entropy)).mean()
+        predicted = critic(feature[:-1])
+        expected_critic = (weight * (predicted.loss(returns) + 0.5 * predicted.loss(slow_v[:-1]))).mean()
+    assert loss.actor.item() == pytest.approx(expected_actor.item(), rel=1e-4)
+    assert loss.critic.item() == pytest.approx(expected_critic.item(), rel=1e-4)
+
+
+def make_learner(model: WorldModel, **settings: object) -> PolicyLearner:
+    torch.manual_seed(0)
+    values = {"starts": 8, "horizon": 3, "precision": "float32", **settings}
+    chosen = PolicySettings.model_validate(values)
+    actor = Actor(model.features, SIZES, chosen.layers, *NEUTRAL)
+    return PolicyLearner(model, model.dynamics.initial(4), actor, chosen)
+
+
+def test_an_update_asks_the_dream_about_the_states_that_actions_led_to(model: WorldModel) -> None:
+    asked = []
+
+    class Listening(Dream):
+        def outcomes(self, latents: Latent) -> Outcomes:
+            asked.append((latents.deter, self.latent))
+            return super().outcomes(latents)
+
+    learner = make_learner(model)
+    learner.dream = Listening(model)
+    learner.update(0)
+    [(deter, last)] = asked
+    assert deter.shape[:2] == (3, 8)
+    assert last is not None and torch.equal(deter[-1], last.deter)
+    assert deter[0].any()  # the start is zeros
+
+
+def test_bfloat16_updates_reach_every_parameter(model: WorldModel) -> None:
+    learner = make_learner(model, precision="bfloat16")
+    learner.update(0)
+    for network in (learner.actor, learner.critic):
+        assert all(p.grad is not None for p in network.parameters())
+    assert learner.actor.network.out.weight.grad.any()
+
+
+def test_everything_that_changes_is_saved(model: WorldModel) -> None:
+    learner, other = make_learner(model), make_learner(model)
+    assert set(learner.state()) == {
+        "actor", "acting", "critic", "slow_critic", "scale", "actor_optimizer", "critic_optimizer",
+    }  # fmt: skip
+    learner.scale.update(torch.linspace(-500, 500, 11))
+    learner.update(0)
+    other.restore(learner.state())
+    assert other.scale.scale.item() == learner.scale.scale.item() > 1
+
+
+def test_the_acting_copy_is_a_running_mean_at_first_and_the_slow_critic_lags(model: WorldModel) -> None:
+    learner = make_learner(model, average_rate=0.05, slow_rate=0.25, actor_rate=0.1, critic_rate=0.1)
+    seen, slow = [], torch.cat([p.flatten() for p in learner.slow_critic.parameters()])
+    for index in range(3):
+        learner.update(index)
+        seen.append(torch.cat([p.detach().flatten() for p in learner.actor.parameters()]))
+        slow = slow + 0.25 * (torch.cat([p.detach().flatten() for p in learner.critic.parameters()]) - slow)
+    acting = torch.cat([p.flatten() for p in learner.acting.parameters()])
+    assert torch.allclose(acting, torch.stack(seen).mean(0), atol=1e-6)
+    assert torch.allclose(torch.cat([p.flatten() for p in learner.slow_critic.parameters()]), slow, atol=1e-6)
 
 
 class Slope(WorldModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, kl_divergence
@@ -73,6 +75,25 @@ def test_every_part_learns_and_the_total_is_the_sum_of_the_losses() -> None:
     loss.total.backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
+
+
+def test_scales_and_the_end_of_an_episode_golden() -> None:
+    """The two halves of the KL carry their own weights; a head that says 3 for "goes on" pays for terminal rows."""
+    model, batch = make_model(), random_batch(2, 6)
+    batch.is_terminal[0, 5] = batch.is_terminal[1, 2] = True
+    with torch.no_grad():
+        model.continue_head.out.weight.zero_()
+        model.continue_head.out.bias.fill_(3.0)
+        parts = [
+            world_loss(model, batch, WorldSettings(free_nats=100.0, dynamics_scale=a, representation_scale=b)).parts
+            for a, b in ((0.5, 0.1), (2.0, 0.3))
+        ]
+    assert [(p["dynamics"].item(), p["representation"].item()) for p in parts] == [
+        pytest.approx((50.0, 10.0)),
+        pytest.approx((200.0, 30.0)),
+    ]
+    goes_on, ends = math.log1p(math.exp(-3.0)), math.log1p(math.exp(3.0))
+    assert parts[0]["continue"].item() == pytest.approx((10 * goes_on + 2 * ends) / 12, rel=1e-5)
 
 
 def test_the_ensemble_does_not_shape_the_model() -> None:

@@ -22,7 +22,7 @@ INTERFACE = Interface(ViewSettings(action_repeat=3), (-1.0, 0.0), (1.0, 2.0))
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
+    path = tmp_path / "demo" / "world" / "model.safetensors"
     save_world(path, build_world(SIZES, INTERFACE), INTERFACE)
     return path
 
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_refused(path: Path, harm: Harm, message: str) -> N
     tensors, header = load_weights(path)
     harm(tensors, header)
     save_weights(path, tensors, header)
-    with pytest.raises(StageError, match=rf"model\.safetensors .*{message}.*dreamer fit-world --fresh"):
+    with pytest.raises(StageError, match=rf"model\.safetensors .*{message}.*dreamer fit-world --run demo --fresh"):
         load_world(path)
 
 

@@ -66,21 +66,19 @@ def test_a_row_knows_the_action_that_led_to_it_and_none_later(dynamics: Recurren
     assert not torch.equal(before.deter[:, 2], after.deter[:, 2])
 
 
-def test_a_sequence_cut_in_two_is_the_same_sequence(dynamics: RecurrentDynamics) -> None:
-    """Going on from the last state, as an agent does, gives what the whole sequence gives."""
-    embedding, action = torch.randn(1, 4, 5), torch.randn(1, 4, 2)
-    first = torch.tensor([[True, False, False, False]])
-    noise = torch.rand(4, 1, 3)
-    latent = dynamics.initial(1)
-    projected = dynamics.project(embedding)
-    stepped = []
+def test_a_sequence_is_its_steps(dynamics: RecurrentDynamics) -> None:
+    """Step by step, as an agent goes, the states are those of the whole sequence."""
+    embedding, action = torch.randn(2, 4, 5), torch.randn(2, 4, 2)
+    first = torch.tensor([[True, False, False, False], [False, False, True, False]])
+    torch.manual_seed(1)
+    states, logits = dynamics.observe(embedding, action, first)
+    torch.manual_seed(1)
+    noise = torch.rand(4, 2, 3)
+    latent, projected = dynamics.initial(2), dynamics.project(embedding)
     for t in range(4):
-        latent, _ = dynamics.observe_step(latent, action[:, t], projected[:, t], first[:, t], noise[t])
-        stepped.append(latent.deter)
-    middle, _ = dynamics.observe_step(dynamics.initial(1), action[:, 0], projected[:, 0], first[:, 0], noise[0])
-    for t in range(1, 4):
-        middle, _ = dynamics.observe_step(middle, action[:, t], projected[:, t], first[:, t], noise[t])
-    assert torch.equal(stepped[-1], middle.deter)
+        latent, step = dynamics.observe_step(latent, action[:, t], projected[:, t], first[:, t], noise[t])
+        assert torch.allclose(latent.feature, states[:, t].feature, atol=1e-6)
+        assert torch.allclose(step, logits[:, t], atol=1e-5)
 
 
 def test_gru_golden(dynamics: RecurrentDynamics) -> None:

@@ -41,5 +41,7 @@ def test_initial_outputs_have_about_the_variance_of_the_inputs() -> None:
     assert inside.std().item() == pytest.approx(1.0, abs=0.1)
 
 
-def test_scale_zero_makes_a_neutral_start() -> None:
-    assert not Mlp(3, 8, 2, 4, scale=0.0)(torch.randn(5, 3)).any()
+def test_a_perceptron_has_its_layers() -> None:
+    network = Mlp(3, 8, 2, 4)
+    assert network(torch.randn(5, 3)).shape == (5, 4)
+    assert sum(isinstance(layer, torch.nn.Linear) for layer in network.modules()) == 3

@@ -1,0 +1,102 @@
+"""The look at held-out episodes: which rows it compares, and which weights it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import ModelSettings, ViewSettings, WorldSettings
+from pipeline.episodes.episode import Batch
+from pipeline.learning import world_learner
+from pipeline.learning.world_learner import CONTEXT, HORIZONS, WorldLearner, held_out_errors, whole_windows
+from pipeline.models.checkpoints import Interface, build_world
+from pipeline.models.distributions import Pixels
+from pipeline.models.world_model import WorldModel
+
+SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, ensemble=2, ensemble_units=4)
+ROWS = CONTEXT + max(HORIZONS)
+
+
+def make_model() -> WorldModel:
+    torch.manual_seed(0)
+    return build_world(SIZES, Interface(ViewSettings(), (-1.0,), (1.0,)))
+
+
+def numbered_batch(b: int = 3) -> Batch:
+    """Pictures as bright as their row's number, rewards of 1."""
+    rows = torch.arange(ROWS, dtype=torch.uint8)[None, :, None, None, None]
+    return Batch(
+        observation=rows.expand(b, ROWS, 3, 64, 64).contiguous(),
+        action=torch.rand(b, ROWS, 1),
+        reward=torch.ones(b, ROWS),
+        is_first=torch.zeros(b, ROWS, dtype=torch.bool),
+        is_terminal=torch.zeros(b, ROWS, dtype=torch.bool),
+    )
+
+
+def test_open_loop_errors_compare_with_the_row_that_many_steps_behind_the_context(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that always predicts black and no reward is as wrong as the recorded row is bright."""
+    model = make_model()
+
+    def black(feature: Tensor) -> Pixels:
+        return Pixels(torch.zeros(*feature.shape[:-1], 3, 64, 64))
+
+    monkeypatch.setattr(model, "decode", black)
+    errors = held_out_errors(model, numbered_batch(), WorldSettings())
+    for k in HORIZONS:
+        assert errors[f"open_loop_{k}"] == pytest.approx(((CONTEXT + k - 1) / 255) ** 2, rel=1e-3)
+        assert errors[f"open_loop_reward_{k}"] == pytest.approx(k, rel=1e-3)  # a fresh reward head says 0
+    assert errors["reward_error"] == pytest.approx(1.0)
+
+
+class FakeWindows:
+    """Windows of which every second one runs over the end of an episode."""
+
+    length = ROWS
+
+    def sample(self, rng: np.random.Generator, batch: int) -> Batch:
+        sample = numbered_batch(batch)
+        sample.is_first[::2, 7] = True
+        return sample
+
+    def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
+        for _ in range(start, stop):
+            yield numbered_batch(batch)
+
+
+def test_held_out_windows_lie_within_an_episode() -> None:
+    batch = whole_windows(FakeWindows(), 0)  # type: ignore[arg-type]
+    assert len(batch.reward) == world_learner.HELD_OUT_WINDOWS
+    assert not batch.is_first[:, 1:].any()
+
+
+def test_the_weights_with_the_lowest_held_out_loss_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr(world_learner, "held_out_errors", lambda *_: {"loss": next(losses)})
+    windows: Any = FakeWindows()
+    settings = WorldSettings(batch=2, validate_every=1, precision="float32", warmup=0, anneal=0.0)
+    learner = WorldLearner(make_model(), settings, windows, windows, 0)
+    learner.begin(0, 3)
+    kept = []
+    for index in range(3):
+        learner.update(index)
+        assert learner.check(index + 1, False).keys() == {"held_out/loss"}
+        kept.append({name: tensor.clone() for name, tensor in learner.model.state_dict().items()})
+    assert learner.best == 1.0
+    name = "reward_head.out.weight"
+    assert torch.equal(learner.best_model[name], kept[1][name])
+    assert not torch.equal(learner.best_model[name], kept[2][name])
+
+
+def test_it_looks_when_it_is_time_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_learner, "held_out_errors", lambda *_: {"loss": 1.0})
+    windows: Any = FakeWindows()
+    learner = WorldLearner(make_model(), WorldSettings(validate_every=4), windows, windows, 0)
+    assert [bool(learner.check(done, done == 6)) for done in range(1, 7)] == [False, False, False, True, False, True]
