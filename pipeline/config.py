@@ -104,7 +104,7 @@ class PolicySettings(Section):
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     discount: float = Field(0.99, gt=0, le=1, description="discount per decision, gamma")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
-    entropy: float = Field(3e-3, ge=0, le=1, description="weight of the actor's entropy")
+    entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
     penalty: float = Field(5.0, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's AdamW step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's AdamW step size, before annealing")
