@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from .fast_car_racing import FastCarRacing
 
-ACTION_NAMES = ("steer", "gas", "brake")
 ACTION_LOW = np.array([-1.0, 0.0, 0.0], dtype=np.float32)
 ACTION_HIGH = np.array([1.0, 1.0, 1.0], dtype=np.float32)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.envs.random_policies import make_policy
-from pipeline.envs.view import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, TIME_LIMIT, AgentView, Step, shrink
+from pipeline.envs.view import ACTION_HIGH, ACTION_LOW, TIME_LIMIT, AgentView, Step, shrink
 
 STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
 
@@ -143,7 +143,6 @@ def test_action_space_is_gymnasiums() -> None:
     space = gymnasium.make("CarRacing-v3").action_space
     np.testing.assert_array_equal(space.low, ACTION_LOW)
     np.testing.assert_array_equal(space.high, ACTION_HIGH)
-    assert len(ACTION_NAMES) == 3
 
 
 def test_film_shows_every_second_step_and_changes_nothing() -> None:
