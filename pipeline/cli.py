@@ -19,7 +19,7 @@ import typer
 from . import __version__, console
 from .artifacts import Run, check_name
 from .config import Settings, flatten, parse_value, read_settings_file, resolve
-from .errors import DreamerError, InterruptedRunError, StageError, UsageError
+from .errors import DreamerError, InterruptedRunError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ class Shared:
     debug: Annotated[bool, _shared_option("--debug", metavar="", help="Show the whole traceback of an error.")] = False
     dry_run: Annotated[
         bool,
-        _shared_option("--dry-run", metavar="", help="Print settings, sizes and the time expected; write nothing."),
+        _shared_option("--dry-run", metavar="", help="Print settings, sizes, memory and time expected; write nothing."),
     ] = False
 
     def settings(
@@ -235,9 +235,14 @@ def collect(
     settings = shared.settings("collect", {"collect.policy": policy, "collect.decisions": decisions})
     path = _data_path(data)
     _allow_replacing(shared, fresh, yes, path)
+    if shared.dry_run:
+        from .stages import forecast
+
+        forecast.show(forecast.collect(settings, data=path, workers=workers, fresh=fresh))
+        return
     from .stages.collect import collect
 
-    collect(settings, name=data, root=path.parent, workers=workers, fresh=fresh, dry_run=shared.dry_run)
+    collect(settings, name=data, root=path.parent, workers=workers, fresh=fresh)
 
 
 @_command("dreamer fit-world --run mine", "dreamer fit-world --minutes 60 --set model.deter=512 --set world.batch=32")
@@ -255,10 +260,15 @@ def fit_world(
     settings = shared.settings("fit-world", {"world.updates": updates}, folder.recorded_settings(folder.world))
     path = _data_path(data, folder)
     _allow_replacing(shared, fresh, yes, folder.world.path)
-    device, dry_run = shared.torch_device(), shared.dry_run
+    device = shared.torch_device()
+    if shared.dry_run:
+        from .stages import forecast
+
+        forecast.show(forecast.fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh))
+        return
     from .stages.fit_world import fit_world
 
-    fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh, dry_run=dry_run)
+    fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
 
 
 @_command("dreamer show-encodings --run mine")
@@ -267,9 +277,15 @@ def show_encodings(shared: Shared, run: RunName = _NAME, data: RunDataName = Non
     folder = Run.named(run)
     settings = shared.settings("show-encodings", recorded=folder.recorded_settings(folder.world))
     path = _data_path(data, folder)
+    device = shared.torch_device()
+    if shared.dry_run:
+        from .stages import forecast
+
+        forecast.show(forecast.show_encodings(settings))
+        return
     from .stages.show_encodings import show_encodings
 
-    show_encodings(settings, run=folder, data=path, device=shared.torch_device(), dry_run=shared.dry_run)
+    show_encodings(settings, run=folder, data=path, device=device)
 
 
 @_command("dreamer fit-policy --run mine", "dreamer fit-policy --minutes 10 --set policy.horizon=20")
@@ -288,10 +304,15 @@ def fit_policy(
     settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)
     path = _data_path(data, folder)
     _allow_replacing(shared, fresh, yes, folder.policy.path)
-    device, dry_run = shared.torch_device(), shared.dry_run
+    device = shared.torch_device()
+    if shared.dry_run:
+        from .stages import forecast
+
+        forecast.show(forecast.fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh))
+        return
     from .stages.fit_policy import fit_policy
 
-    fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh, dry_run=dry_run)
+    fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
 
 
 @_command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20")
@@ -308,10 +329,15 @@ def evaluate(
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
     settings = shared.settings("evaluate", {"evaluate.tracks": tracks, "evaluate.list": track_list}, recorded)
-    device, dry_run = shared.torch_device(), shared.dry_run
+    device = shared.torch_device()
+    if shared.dry_run:
+        from .stages import forecast
+
+        forecast.show(forecast.evaluate(settings, run=folder, video=video, workers=workers, device=device))
+        return
     from .stages.evaluate import evaluate
 
-    evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device, dry_run=dry_run)
+    evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device)
 
 
 @_command("dreamer run --preset demo --video", "dreamer run --data mine --run mine --seed 1 --minutes 20")
@@ -328,29 +354,31 @@ def run(
     """All five stages in order, from random driving to the score."""
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
-    settings, dry_run = shared.settings("run", recorded=recorded), shared.dry_run
+    settings = shared.settings("run", recorded=recorded)
     path = _data_path(data, folder)
     _allow_replacing(shared, fresh, yes, path, folder.root)
     device = shared.torch_device()
+    if shared.dry_run:
+        from .stages import forecast
+
+        forecasts = forecast.whole_run(
+            settings, run=folder, data=path, device=device, minutes=minutes, video=video, workers=workers, fresh=fresh
+        )
+        for one in forecasts:
+            forecast.show(one)
+        forecast.show_total(forecasts)
+        return
     from .stages.collect import collect
     from .stages.evaluate import evaluate
     from .stages.fit_policy import fit_policy
     from .stages.fit_world import fit_world
     from .stages.show_encodings import show_encodings
 
-    try:
-        collect(settings, name=path.name, root=path.parent, workers=workers, fresh=fresh, dry_run=dry_run)
-        fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh, dry_run=dry_run)
-        show_encodings(settings, run=folder, data=path, device=device, dry_run=dry_run)
-        fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh, dry_run=dry_run)
-        report = evaluate(settings, run=folder, video=video, workers=workers, device=device, dry_run=dry_run)
-    except StageError as error:
-        if not dry_run:
-            raise
-        console.say(f"What comes after this cannot be foreseen yet: {error}")
-        return
-    if report is not None:
-        _print_results(folder, report)
+    collect(settings, name=path.name, root=path.parent, workers=workers, fresh=fresh)
+    fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+    show_encodings(settings, run=folder, data=path, device=device)
+    fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+    _print_results(folder, evaluate(settings, run=folder, video=video, workers=workers, device=device))
 
 
 def _print_results(run: Run, report: Report) -> None:

@@ -26,7 +26,7 @@ from .envs.view import AgentView, Step
 from .learning.imagination import Dream, imagine
 from .models.dynamics import Latent
 from .processes import in_order
-from .randomness import seed_torch, stream_seed
+from .randomness import Stream, numpy_stream, seed_torch, stream_seed
 from .scores import EpisodeScore
 
 POLICY, RANDOM, STRAIGHT = "policy", "random", "straight"
@@ -137,10 +137,10 @@ def make_driver(garage: Garage, job: Job) -> Driver:
     if job.driver == STRAIGHT:
         return lambda _: _STRAIGHT
     if job.driver == RANDOM:
-        policy = make_policy(garage.random_policy, np.random.default_rng([garage.seed, job.track]))
+        policy = make_policy(garage.random_policy, numpy_stream(garage.seed, Stream.BASELINE, job.track))
         return lambda _: policy()
     agent = agent_of(garage)
-    agent.reset(stream_seed(garage.seed, job.track))
+    agent.reset(stream_seed(garage.seed, Stream.DRIVE, job.track))
     return agent.act
 
 
@@ -172,7 +172,7 @@ def drive(garage: Garage, job: Job) -> Drive:
         score = score_of(view, job.track, rewards, decision.step)
     if start is None:
         return Drive(score, tuple(rewards))
-    seed_torch(garage.seed, job.track)
+    seed_torch(garage.seed, Stream.DREAM, job.track)
     return Drive(score, tuple(rewards), dream_start, tuple(dreamt_rewards(agent_of(garage), start)))
 
 

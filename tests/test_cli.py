@@ -15,6 +15,7 @@ from pipeline import __version__, cli, console
 from pipeline.artifacts import Run
 from pipeline.config import resolve
 from pipeline.errors import InterruptedRunError, StageError
+from pipeline.scores import EpisodeScore, Report
 
 COMMANDS = ("collect", "fit-world", "show-encodings", "fit-policy", "evaluate", "run")
 STAGES = ("collect", "fit_world", "show_encodings", "fit_policy", "evaluate")
@@ -35,11 +36,43 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
     """Every call of a stage, none of which does anything."""
     kept: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
-    def stand_in(name: str) -> Callable[..., None]:
-        return lambda *args, **options: kept.append((name, args, options))
+    def stand_in(name: str) -> Callable[..., Report | None]:
+        def stage(*args: Any, **options: Any) -> Report | None:
+            kept.append((name, args, options))
+            return _report() if name == "evaluate" else None
+
+        return stage
 
     for name in STAGES:
         _replace_stage(monkeypatch, name, stand_in(name))
+    return kept
+
+
+def _report() -> Report:
+    """Two drives of the policy, whose mean score is 700."""
+    scores = [
+        EpisodeScore(track, score, 250, 280, 300, False, False, True) for track, score in ((1, 600.0), (2, 800.0))
+    ]
+    return Report({"tracks": [1, 2], "list": "report"}, {"policy": scores}, {})
+
+
+@pytest.fixture
+def foreseen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """Every call of a forecast; each stage would take a minute and 2 GiB."""
+    from pipeline.stages import forecast
+
+    kept: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def stand_in(name: str) -> Callable[..., Any]:
+        def foresee(*args: Any, **options: Any) -> Any:
+            kept.append((name, args, options))
+            named = [forecast.Forecast(stage, {"seed": 0}, f"all of {stage}", 60.0, 2.0) for stage in STAGES]
+            return named if name == "whole_run" else named[STAGES.index(name)]
+
+        return foresee
+
+    for name in (*STAGES, "whole_run"):
+        monkeypatch.setattr(forecast, name, stand_in(name))
     return kept
 
 
@@ -204,26 +237,26 @@ def test_collect(calls: Calls) -> None:
     ((name, (settings,), options),) = calls
     values = [("seed", 7), ("collect.policy", "smooth"), ("collect.decisions", 50)]
     assert (name, settings) == ("collect", resolve("tiny", values=values))
-    assert options == {"name": "mine", "root": Path("data"), "workers": 1, "fresh": False, "dry_run": False}
+    assert options == {"name": "mine", "root": Path("data"), "workers": 1, "fresh": False}
 
 
 @pytest.mark.parametrize("command", ["fit-world", "fit-policy"])
 def test_fitting(command: str, calls: Calls) -> None:
     words = ["--run", "mine", "--data", "some", "--updates", "9", "--minutes", "2.5", "--device", "cpu"]
-    assert dreamer(command, *words, "--dry-run") == 0
+    assert dreamer(command, *words) == 0
     ((name, (settings,), options),) = calls
     section = command.removeprefix("fit-")
     assert (name, settings) == (f"fit_{section}", resolve(values=[(f"{section}.updates", 9)]))
     assert str(options.pop("device")) == "cpu"
     run = Run(Path("artifacts/mine"))
-    assert options == {"run": run, "data": Path("data/some"), "minutes": 2.5, "fresh": False, "dry_run": True}
+    assert options == {"run": run, "data": Path("data/some"), "minutes": 2.5, "fresh": False}
 
 
 def test_show_encodings(calls: Calls) -> None:
     assert dreamer("show-encodings", "--seed", "3", "--device", "cpu") == 0
     ((name, (settings,), options),) = calls
     assert (name, settings.seed, str(options.pop("device"))) == ("show_encodings", 3, "cpu")
-    assert options == {"run": Run(Path("artifacts/carracing")), "data": Path("data/carracing"), "dry_run": False}
+    assert options == {"run": Run(Path("artifacts/carracing")), "data": Path("data/carracing")}
 
 
 def test_evaluate(calls: Calls) -> None:
@@ -233,7 +266,7 @@ def test_evaluate(calls: Calls) -> None:
     values = [("evaluate.tracks", 5), ("evaluate.list", "selection")]
     assert (name, settings) == ("evaluate", resolve(values=values))
     assert str(options.pop("device")) == "cpu"
-    flags = {"video": True, "stochastic": True, "workers": 2, "dry_run": False}
+    flags = {"video": True, "stochastic": True, "workers": 2}
     assert options == {"run": Run(Path("artifacts/carracing")), **flags}
 
 
@@ -250,17 +283,7 @@ def test_run_calls_all_stages_in_order_with_the_same_settings(calls: Calls) -> N
     assert options["evaluate"]["video"]
 
 
-def test_run_ends_with_the_score_and_where_all_is(
-    capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipeline.driving import POLICY
-    from pipeline.scores import EpisodeScore, Report
-
-    scores = [
-        EpisodeScore(track, score, 250, 280, 300, False, False, True) for track, score in ((1, 600.0), (2, 800.0))
-    ]
-    report = Report({"tracks": [1, 2], "list": "report"}, {POLICY: scores}, {})
-    _replace_stage(monkeypatch, "evaluate", lambda *_, **__: report)
+def test_run_ends_with_the_score_and_where_all_is(capsys: Screen, calls: Calls) -> None:
     film = Path("artifacts/mine/evaluation/drive.webm")
     film.parent.mkdir(parents=True)
     film.touch()
@@ -285,10 +308,38 @@ def test_set_overrides_file_and_file_overrides_preset(tmp_path: Path, calls: Cal
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_dry_run_reaches_every_stage(command: str, calls: Calls) -> None:
-    assert dreamer(command, "--dry-run", "--device", "cpu") == 0
-    assert calls and all(options["dry_run"] for _, _, options in calls)
-    assert list(Path().iterdir()) == []
+def test_a_dry_run_foresees_and_does_nothing(command: str, calls: Calls, foreseen: Calls, capsys: Screen) -> None:
+    words = ["--preset", "tiny"] + ["--device", "cpu"] * (command != "collect")
+    assert dreamer(command, *words, "--dry-run") == 0
+    ((name, (settings,), _),) = foreseen
+    assert (name, settings) == ("whole_run" if command == "run" else command.replace("-", "_"), resolve("tiny"))
+    output = capsys.readouterr().out
+    for stage in STAGES if command == "run" else [name]:
+        assert f"{stage} would use" in output
+        assert f"all of {stage}; about 1:00 and 2.0 GiB of memory; nothing written" in output
+    assert ("5:00" in output) == (command == "run")
+    assert calls == [] and list(Path().iterdir()) == []
+
+
+def test_forecasts_hear_of_the_options_that_matter(foreseen: Calls) -> None:
+    run, data = Run(Path("artifacts/mine")), Path("data/some")
+    place, fitting = ["--run", "mine", "--data", "some"], ["--minutes", "2.5", "--fresh"]
+    assert dreamer("collect", "--data", "some", "--workers", "3", "--fresh", "--dry-run") == 0
+    assert dreamer("fit-world", *place, *fitting, "--dry-run") == 0
+    assert dreamer("fit-policy", *place, *fitting, "--dry-run") == 0
+    assert dreamer("evaluate", "--run", "mine", "--video", "--workers", "3", "--dry-run") == 0
+    assert dreamer("run", *place, *fitting, "--video", "--workers", "3", "--dry-run") == 0
+    for _, _, options in foreseen:
+        options.pop("device", None)
+    driving = {"video": True, "workers": 3}
+    fit = {"run": run, "data": data, "minutes": 2.5, "fresh": True}
+    assert [(name, options) for name, _, options in foreseen] == [
+        ("collect", {"data": data, "workers": 3, "fresh": True}),
+        ("fit_world", fit),
+        ("fit_policy", fit),
+        ("evaluate", {"run": run, **driving}),
+        ("whole_run", fit | driving),
+    ]
 
 
 def test_quiet_prints_nothing(capsys: Screen, calls: Calls) -> None:
@@ -342,9 +393,11 @@ def test_fresh_asks_and_does_what_is_answered(
 
 
 @pytest.mark.parametrize("words", [["--fresh", "--dry-run"], []])
-def test_nothing_is_asked_where_nothing_is_replaced(words: list[str], there: Path, calls: Calls) -> None:
+def test_nothing_is_asked_where_nothing_is_replaced(
+    words: list[str], there: Path, calls: Calls, foreseen: Calls
+) -> None:
     assert dreamer("collect", *words) == 0
-    assert len(calls) == 1
+    assert len(calls + foreseen) == 1
 
 
 def test_fresh_asks_nothing_where_there_is_nothing(calls: Calls) -> None:
@@ -399,11 +452,3 @@ def test_run_stops_at_the_stage_that_fails(capsys: Screen, calls: Calls, monkeyp
     assert dreamer("run") == 3
     assert _refusal(capsys) == "Error: too little data"
     assert [name for name, _, _ in calls] == ["collect"]
-
-
-def test_a_dry_run_of_all_stages_says_how_far_it_can_see(
-    capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _replace_stage(monkeypatch, "fit_world", _failing(StageError("data/x is missing")))
-    assert dreamer("run", "--dry-run") == 0
-    assert "cannot be foreseen yet: data/x is missing" in capsys.readouterr().out

@@ -5,7 +5,7 @@ Three sets that cannot meet, by their ranges: what is learned from, what is chos
 
 from __future__ import annotations
 
-import numpy as np
+from ..randomness import Stream, numpy_stream
 
 REPORT_TRACKS: tuple[int, ...] = tuple(range(1000, 1100))
 """The published tracks: every score that is reported is a mean over these, or over the first of them."""
@@ -26,5 +26,4 @@ def episode_seed(seed: int, episode: int) -> int:
     Returns:
         A seed that depends on these two alone, in [2**24, 2**31).
     """
-    rng = np.random.default_rng(np.random.SeedSequence([seed, episode]))
-    return int(rng.integers(_COLLECTION_FROM, _COLLECTION_TO))
+    return int(numpy_stream(seed, Stream.TRACK, episode).integers(_COLLECTION_FROM, _COLLECTION_TO))

@@ -11,6 +11,7 @@ from ..config import Settings
 from ..envs.random_policies import RandomPolicy, make_policy
 from ..envs.tracks import episode_seed
 from ..envs.view import AgentView
+from ..randomness import Stream, numpy_stream
 from .episode import INFO_TYPES, Episode
 
 
@@ -25,8 +26,7 @@ def record_episode(settings: Settings, number: int) -> Episode:
         The episode; the same for the same arguments, in whatever process.
     """
     view = _view(settings.view.action_repeat, settings.view.size)
-    stream = np.random.SeedSequence([settings.seed, number], spawn_key=(1,))  # apart from that of the track
-    policy = make_policy(settings.collect.policy, np.random.default_rng(stream))
+    policy = make_policy(settings.collect.policy, numpy_stream(settings.seed, Stream.RANDOM_POLICY, number))
     seed = episode_seed(settings.seed, number)
     return record(view, policy, seed, patience=settings.collect.patience, limit=settings.collect.limit)
 

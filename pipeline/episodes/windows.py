@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import StageError
+from ..randomness import Stream, numpy_stream
 from .episode import Batch, Decisions
 from .store import EpisodeStore
 
-__all__ = ["Batch", "Windows", "split"]
+__all__ = ["Batch", "BlankWindows", "Windows", "split"]
 
 _AHEAD = 3  # batches made before they are asked for
 
@@ -43,7 +44,7 @@ def split(episodes: int, share: float, seed: int) -> tuple[NDArray[np.int64], ND
             "--decisions"
         )
     held = min(max(round(share * episodes), 1), episodes - 1)
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,))).permutation(episodes)
+    order = numpy_stream(seed, Stream.SPLIT).permutation(episodes)
     return np.sort(order[held:]), np.sort(order[:held])
 
 
@@ -151,7 +152,7 @@ class Windows:
         """
 
         def draw(update: int) -> Batch:
-            return self.sample(np.random.default_rng([seed, update]), batch)
+            return self.sample(numpy_stream(seed, Stream.WINDOWS, update), batch)
 
         with ThreadPoolExecutor(1, thread_name_prefix="windows") as thread:
             try:
@@ -212,6 +213,35 @@ class Windows:
             is_first=take(self._is_first),
             is_terminal=take(self._is_terminal),
         )
+
+
+class BlankWindows:
+    """Black windows in which nothing is done and nothing happens: to time a learner where there are no data.
+
+    Args:
+        length: rows in a window.
+        size: height and width of a picture, pixels.
+        actions: width of an action.
+    """
+
+    def __init__(self, length: int, size: int, actions: int) -> None:
+        self.length, self.size, self.actions = length, size, actions
+
+    def sample(self, rng: np.random.Generator, batch: int) -> Batch:
+        """`batch` windows, all alike; `rng` draws nothing."""
+        rows = (batch, self.length)
+        return Batch(
+            observation=_channel_first(np.zeros((*rows, self.size, self.size, 3), np.uint8)),
+            action=torch.zeros(*rows, self.actions),
+            reward=torch.zeros(rows),
+            is_first=torch.zeros(rows, dtype=torch.bool),
+            is_terminal=torch.zeros(rows, dtype=torch.bool),
+        )
+
+    def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
+        """`stop - start` batches of `batch` windows."""
+        for update in range(start, stop):
+            yield self.sample(numpy_stream(seed, Stream.WINDOWS, update), batch)
 
 
 def _channel_first(frames: NDArray[np.uint8]) -> Tensor:

@@ -17,7 +17,7 @@ from ..artifacts import Manifest, StageFolder, atomic_path
 from ..console import Meter, MetricsLog, warn
 from ..errors import DreamerError, InterruptedRunError, StageError
 from ..processes import Interruption
-from ..randomness import seed_torch
+from ..randomness import Stream, seed_torch
 
 LOG_EVERY = 10
 """Updates between two lines of metrics."""
@@ -90,7 +90,7 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
         Meter(plan.title, plan.updates, "updates", first) as meter,
     ):
         for index in range(first, plan.updates):
-            seed_torch(plan.seed, index)
+            seed_torch(plan.seed, Stream.UPDATE, index)
             metrics = learner.update(index)
             done, final = index + 1, index + 1 == plan.updates
             checked = learner.check(done, final)
@@ -165,6 +165,6 @@ def planned_updates(learner: Learner, minutes: float, seed: int) -> int:
     for index in range(warm + timed):
         if index == warm:
             started = time.monotonic()
-        seed_torch(seed, index)
+        seed_torch(seed, Stream.UPDATE, index)
         torch.stack(list(learner.update(index).values())).tolist()  # wait for the device
     return max(1, int(minutes * 60 * timed / (time.monotonic() - started)))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import WorldSettings
-from ..episodes.windows import Batch, Windows
+from ..episodes.windows import Batch
 from ..models.dynamics import Latent, stack
-from ..models.world_model import WorldModel, to_picture
-from ..randomness import seed_torch
+from ..models.networks import to_picture
+from ..models.world_model import WorldModel
+from ..randomness import Stream, numpy_stream, seed_torch
 from .imagination import Dream
 from .precision import autocast
 from .schedule import set_step_size, step_size
@@ -24,6 +25,16 @@ CONTEXT = 5
 HORIZONS = (1, 5, 15)
 """Imagined steps after which the open-loop error is measured."""
 HELD_OUT_WINDOWS = 64
+
+
+class WindowSource(Protocol):
+    """What the learner asks of its data: `Windows`, or `BlankWindows` where there are none."""
+
+    def sample(self, rng: np.random.Generator, batch: int) -> Batch:
+        """Draw `batch` windows."""
+
+    def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
+        """Draw `batch` windows for each of the updates start .. stop - 1."""
 
 
 class WorldLearner:
@@ -42,7 +53,7 @@ class WorldLearner:
     """
 
     def __init__(
-        self, model: WorldModel, settings: WorldSettings, train: Windows, held_out: Windows, seed: int
+        self, model: WorldModel, settings: WorldSettings, train: WindowSource, held_out: WindowSource, seed: int
     ) -> None:
         self.model, self.settings, self.train, self.seed = model, settings, train, seed
         self.optimizer = torch.optim.AdamW(
@@ -77,7 +88,7 @@ class WorldLearner:
         """Errors on held-out episodes, every `validate_every` updates and at the end; keeps the best weights."""
         if not final and done % self.settings.validate_every:
             return {}
-        seed_torch(self.seed)  # the same draws at every look
+        seed_torch(self.seed, Stream.HELD_OUT)  # the same draws at every look
         with autocast(self.model.device, self.settings.precision):
             errors = held_out_errors(self.model, self.held_out, self.settings)
         if errors["loss"] < self.best:
@@ -101,12 +112,12 @@ class WorldLearner:
         self.best, self.best_model = state["best"], state["best_model"]
 
 
-def whole_windows(windows: Windows, seed: int) -> Batch:
+def whole_windows(windows: WindowSource, seed: int) -> Batch:
     """Up to `HELD_OUT_WINDOWS` windows of held-out episodes, always the same, each from within one episode.
 
     Where every held-out episode is shorter than a window, windows that run on into the next one are taken as they are.
     """
-    batch = windows.sample(np.random.default_rng(seed), 4 * HELD_OUT_WINDOWS)
+    batch = windows.sample(numpy_stream(seed, Stream.HELD_OUT), 4 * HELD_OUT_WINDOWS)
     inside = ~batch.is_first[:, 1:].any(1)
     chosen = torch.nonzero(inside)[:HELD_OUT_WINDOWS, 0] if inside.any() else torch.arange(HELD_OUT_WINDOWS)
     return batch.select(chosen)

@@ -12,7 +12,8 @@ from ..config import WorldSettings
 from ..episodes.windows import Batch
 from ..models.distributions import OneHot
 from ..models.dynamics import Latent
-from ..models.world_model import WorldModel, to_picture
+from ..models.networks import to_picture
+from ..models.world_model import WorldModel
 
 
 @dataclass(frozen=True)

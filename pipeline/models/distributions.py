@@ -188,7 +188,7 @@ class Pixels:
 
     def loss(self, target: Tensor) -> Tensor:
         """Squared error to `target` (..., 3, S, S) in 0 .. 1, summed over the picture, (...)."""
-        return (self.mean - target).square().float().sum((-3, -2, -1))
+        return (self.mean - target).square().sum((-3, -2, -1))
 
 
 class BoundedNormal:

@@ -64,12 +64,12 @@ class Encoder(nn.Module):
         self.outputs = channels[-1] * (size // 16) ** 2
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 3, S, S) float, 0 .. 1, to (N, outputs)."""
+    def forward(self, observation: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 to (N, outputs)."""
         p = self.patch
-        x = (pictures - 0.5).permute(0, 2, 3, 1)  # (N, S, S, 3)
+        x = observation.permute(0, 2, 3, 1)  # (N, S, S, 3)
         x = x.unflatten(1, (-1, p)).unflatten(3, (-1, p)).transpose(2, 3).flatten(3)  # (N, S/p, S/p, p p 3)
-        x = F.silu(self.norms[0](self.first(x)))
+        x = F.silu(self.norms[0](self.first(to_picture(x) - 0.5)))
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
             x = convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (N, S/2^i, S/2^i, C)
             x = F.silu(norm(x))
@@ -100,9 +100,15 @@ class Decoder(nn.Module):
         x = self.start(features).unflatten(-1, self.map)  # (N, S/16, S/16, C)
         for convolution, norm in zip(self.convolutions, self.norms, strict=False):
             x = convolution(F.silu(norm(x)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = torch.sigmoid(self.last(F.silu(self.norms[-1](x))))  # (N, S/p, S/p, p p 3)
+        # In float32 from here on: bfloat16 near 1 is coarser than the 256 shades of a pixel.
+        x = torch.sigmoid(self.last(F.silu(self.norms[-1](x))).float())  # (N, S/p, S/p, p p 3)
         pictures: Tensor = x.unflatten(3, (self.patch, self.patch, 3)).transpose(2, 3)  # (N, S/p, p, S/p, p, 3)
         return pictures.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def to_picture(observation: Tensor) -> Tensor:
+    """Uint8 colours to float, 0 .. 1."""
+    return observation.float() / 255
 
 
 def map_channels(depth: int, patch: int) -> list[int]:

@@ -68,7 +68,7 @@ class WorldModel(nn.Module):
     def encode(self, observation: Tensor) -> Tensor:
         """(..., 3, S, S) uint8 to embeddings (..., E)."""
         leading = observation.shape[:-3]
-        embedding: Tensor = self.encoder(to_picture(observation.flatten(0, -4)))
+        embedding: Tensor = self.encoder(observation.flatten(0, -4))
         return embedding.reshape(*leading, -1)
 
     def observe(self, observation: Tensor, action: Tensor, is_first: Tensor) -> Latent:
@@ -97,10 +97,3 @@ class WorldModel(nn.Module):
     def goes_on(self, feature: Tensor) -> Bernoulli:
         """Whether the episode goes on after the state, (...)."""
         return Bernoulli(self.continue_head(feature)[..., 0])
-
-
-def to_picture(observation: Tensor) -> Tensor:
-    """Uint8 to float, 0 .. 1; in bfloat16 under autocast to it, which is exact enough for 8 bits of colour."""
-    kind = observation.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-    return observation.to(dtype) / 255

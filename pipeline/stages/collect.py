@@ -21,11 +21,6 @@ from ..errors import InterruptedRunError, StageError
 from ..processes import Interruption, cores, in_order
 from ..viewing import coverage
 
-# For --dry-run. Measured on two cores of an AMD EPYC, `mixture`, 64 x 64.
-_DECISIONS_A_SECOND = 400  # of one worker
-_DECISIONS_AN_EPISODE = 60
-_BYTES_A_PIXEL = 0.4
-
 
 def collect(
     settings: Settings,
@@ -34,7 +29,6 @@ def collect(
     root: Path = Path("data"),
     workers: int | None = None,
     fresh: bool = False,
-    dry_run: bool = False,
 ) -> Path:
     """Record random driving until the data set has `settings.collect.decisions`; nothing where it has them.
 
@@ -46,7 +40,6 @@ def collect(
         root: the folder that holds all data sets.
         workers: processes that drive; by default one a core.
         fresh: replace the data set of that name. Ask before.
-        dry_run: say what would be done, and write nothing.
 
     Returns:
         The data set's folder, with `coverage.png` in it.
@@ -58,16 +51,12 @@ def collect(
         DreamerError: a worker process died.
     """
     path = root / check_name(name, "data set")
-    workers = workers or cores()
-    if dry_run:
-        _describe(settings, path, workers, fresh)
-        return path
     with _writer(settings, path, fresh) as writer:
         before = writer.steps
         if before >= settings.collect.decisions:
             console.say(f"{path} already has {before} decisions in {len(writer)} episodes; nothing to record")
         else:
-            _drive(settings, writer, workers)
+            _drive(settings, writer, workers or cores())
     with EpisodeStore.open(path) as store:
         coverage.report(store)
     return path
@@ -111,25 +100,4 @@ def _drive(settings: Settings, writer: EpisodeWriter, workers: int) -> None:
                     return
     raise InterruptedRunError(
         f"Stopped; {writer.path} keeps {writer.steps} of {wanted} decisions, and the same command goes on from there"
-    )
-
-
-def _describe(settings: Settings, path: Path, workers: int, fresh: bool) -> None:
-    """Say what would be done."""
-    there = 0
-    if EpisodeStore.exists(path) and not fresh:
-        writer = _writer(settings, path, fresh)
-        there = writer.steps
-        writer.release()
-    decisions = max(0, settings.collect.decisions - there)
-    megabytes = decisions * _BYTES_A_PIXEL * settings.view.size**2 / 1e6
-    console.table(
-        "dreamer collect would use",
-        ["setting", "value"],
-        [[name, str(value)] for name, value in settings.section_values(("seed", "view", "collect")).items()],
-    )
-    console.say(
-        f"{path} has {there} decisions; {decisions} more are about {decisions // _DECISIONS_AN_EPISODE} episodes, "
-        f"{megabytes:.0f} MB and {console.duration(decisions / _DECISIONS_A_SECOND / workers)} with {workers} "
-        "workers; nothing written"
     )

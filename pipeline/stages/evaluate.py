@@ -41,17 +41,8 @@ from ..scores import Promise, Report, Summary, compare
 from ..viewing.drive_film import FPS, film_drive, pick
 from ..viewing.film import Film, Frame, write_film
 
-SECTIONS = ("seed", "evaluate")
-"""The settings that this stage depends on."""
-
 DRIVERS = (POLICY, RANDOM, STRAIGHT)
 _REPORT, _FILM = "evaluation.json", "drive.mp4"
-
-# For the estimates of a dry run, about:
-_TIMED = 20  # decisions of the policy that are timed
-_SIMULATED = 0.003  # seconds that the simulator takes for a decision
-_START = 6.0  # seconds until the workers drive
-_PROCESS_GIB = 0.5
 
 
 def evaluate(
@@ -62,8 +53,7 @@ def evaluate(
     stochastic: bool = False,
     workers: int | None = None,
     device: torch.device | str = "cpu",
-    dry_run: bool = False,
-) -> Report | None:
+) -> Report:
     """Drive published tracks and report the scores.
 
     Writes `evaluation/evaluation.json`, and `evaluation/drive.mp4` where a video is asked for. What an earlier
@@ -76,10 +66,9 @@ def evaluate(
         stochastic: draw actions from the policy instead of taking their mean.
         workers: processes that drive; all cores by default. The scores do not depend on it.
         device: where the policy computes.
-        dry_run: say what would be done, and write nothing.
 
     Returns:
-        The report; None after a dry run.
+        The report.
 
     Raises:
         StageError: the world model or the policy is missing, damaged or stale.
@@ -91,9 +80,6 @@ def evaluate(
     agent_of(garage)  # finds fault with the weights before any work
     tracks = (REPORT_TRACKS if settings.evaluate.list == "report" else SELECTION_TRACKS)[: settings.evaluate.tracks]
     workers = min(workers or cores(), len(tracks) * len(DRIVERS))
-    if dry_run:
-        _describe(settings, garage, tracks, workers)
-        return None
     question = {
         "list": settings.evaluate.list,
         "tracks": list(tracks),
@@ -265,27 +251,3 @@ def _announce(film: Film) -> None:
             "`pip install av` and the same command again give H.264"
         )
     console.say(f"Film: {film.path} ({film.frames / FPS:.0f} s, by {film.encoder})")
-
-
-def _describe(settings: Settings, garage: Garage, tracks: Sequence[int], workers: int) -> None:
-    """Say what a run would do: settings and time."""
-    console.table(
-        "dreamer evaluate would use",
-        ["setting", "value"],
-        [[name, str(value)] for name, value in settings.section_values(SECTIONS).items()],
-    )
-    agent = agent_of(garage)
-    size = agent.world.interface.view.size
-    blank = np.zeros((3, size, size), dtype=np.uint8)
-    with one_thread():
-        agent.act(blank)
-        started = time.monotonic()
-        for _ in range(_TIMED):
-            agent.act(blank)
-    decision = (time.monotonic() - started) / _TIMED
-    # A drive has at most 250 decisions of acting, of the simulator, and as many imagined ones.
-    seconds = len(tracks) * (250 * (2 * decision + _SIMULATED) + 2 * 250 * _SIMULATED) / workers + _START
-    console.say(
-        f"{len(tracks)} tracks, each driven by {len(DRIVERS)} drivers in {workers} processes: at most about "
-        f"{console.duration(seconds)}; {workers * _PROCESS_GIB:.1f} GiB of memory; nothing written"
-    )

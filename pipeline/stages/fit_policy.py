@@ -18,7 +18,7 @@ from ..learning.policy_learner import PolicyLearner
 from ..learning.precision import resolve_precision
 from ..models.actor_critic import Actor
 from ..models.checkpoints import LoadedWorld, load_world, save_actor
-from ..randomness import seed_torch
+from ..randomness import Stream, seed_torch
 from ..viewing.curves import Panel, draw_curves
 
 SECTIONS = ("seed", "policy")
@@ -42,7 +42,6 @@ def fit_policy(
     device: torch.device,
     minutes: float | None = None,
     fresh: bool = False,
-    dry_run: bool = False,
 ) -> Manifest:
     """Fit the actor and the critic of a run, or go on with them.
 
@@ -53,7 +52,6 @@ def fit_policy(
         device: to fit on.
         minutes: fit for about this long instead of `policy.updates`.
         fresh: start anew.
-        dry_run: say what would be done, and write nothing.
 
     Raises:
         StageError: the data set or the world model is missing, damaged or stale.
@@ -63,9 +61,6 @@ def fit_policy(
     with EpisodeStore.open(data) as store:
         world_manifest = run.world.require({"data": store.fingerprint})
         world = load_world(run.world.weights, device)
-        if dry_run:
-            _describe(settings, world, store)
-            return Manifest("fit-policy")
         folder = run.policy
         fitted = run.world.read_settings()
         settings = settings.model_copy(
@@ -90,14 +85,14 @@ def fit_policy(
 
 def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> EncodedData:
     """The states of all episodes; the same however often the run is resumed."""
-    seed_torch(settings.seed)
+    seed_torch(settings.seed, Stream.ENCODING)
     windows = Windows(store, range(len(store)), 2, settings.world.memory_gib)
     return encode(world.model, windows, settings.policy.precision)
 
 
 def _learner(settings: Settings, world: LoadedWorld, encoded: EncodedData) -> PolicyLearner:
     """A learner with the weights that the seed gives."""
-    seed_torch(settings.seed, 1)
+    seed_torch(settings.seed, Stream.POLICY_WEIGHTS)
     actor = Actor(world.model.features, world.settings, settings.policy.layers, encoded.action_mean, encoded.action_std)
     return PolicyLearner(world.model, encoded.states, actor.to(world.model.device), settings.policy)
 
@@ -116,24 +111,3 @@ def _finish(learner: PolicyLearner, folder: StageFolder, manifest: Manifest, wor
         [[name, console.short(lines[0][name]), console.short(last[name])] for name in (*_SHOWN, "scale")],
     )
     return manifest
-
-
-def _describe(settings: Settings, world: LoadedWorld, store: EpisodeStore) -> None:
-    """Say what a run would do: sizes, memory and time."""
-    model, policy = world.model, settings.policy
-    precision = resolve_precision(policy.precision, model.device)
-    settings = settings.with_value("policy.precision", precision)
-    start = model.dynamics.initial(policy.starts, device=model.device)
-    neutral = torch.zeros(len(world.interface.low))
-    learner = _learner(settings, world, EncodedData(start, neutral, neutral + 0.5))
-    seconds = 60 * policy.updates / planned_updates(learner, 1.0, settings.seed)
-    states = store.steps * (4 * world.settings.deter + world.settings.groups * world.settings.classes)
-    console.table(
-        "dreamer fit-policy would use",
-        ["setting", "value"],
-        [[name, str(value)] for name, value in settings.section_values(SECTIONS).items()],
-    )
-    console.say(
-        f"{store.steps} recorded states to start from; about {console.duration(seconds)} on {model.device} and "
-        f"{states / 2**30 + 1:.1f} GiB of memory; nothing written"
-    )

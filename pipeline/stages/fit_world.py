@@ -16,12 +16,11 @@ from ..learning.fitting import Plan, fit, planned_updates
 from ..learning.precision import resolve_precision
 from ..learning.world_learner import CONTEXT, HORIZONS, WorldLearner
 from ..models.checkpoints import Interface, build_world, save_world
-from ..randomness import seed_torch
+from ..randomness import Stream, seed_torch
 from ..viewing.curves import Panel, draw_curves
 
 SECTIONS = ("seed", "view", "model", "world")
 """The settings that this stage depends on."""
-_WORKING_GIB = 1.5  # beside the frames, at the default sizes
 _SHOWN = ("picture", "kl", f"held_out/open_loop_{HORIZONS[-1]}")
 _PANELS = (
     Panel("Reconstruction error (sum over pixels)", ("picture", "held_out/picture"), log=True),
@@ -41,7 +40,6 @@ def fit_world(
     device: torch.device,
     minutes: float | None = None,
     fresh: bool = False,
-    dry_run: bool = False,
 ) -> Manifest:
     """Fit the world model of a run, or go on with it.
 
@@ -52,7 +50,6 @@ def fit_world(
         device: to fit on.
         minutes: fit for about this long instead of `world.updates`.
         fresh: start anew.
-        dry_run: say what would be done, and write nothing.
 
     Raises:
         StageError: the data set is missing, damaged, or another one than this run was begun with.
@@ -61,9 +58,6 @@ def fit_world(
     """
     with EpisodeStore.open(data) as store:
         settings = settings.model_copy(update=recorded_sections(store, settings))
-        if dry_run:
-            _describe(settings, store, device)
-            return Manifest("fit-world")
         folder, windows = run.world, _windows(settings, store)  # before --fresh: what cannot be read replaces nothing
         manifest, settings = folder.start(settings, SECTIONS, {"data": store.fingerprint}, minutes=minutes, fresh=fresh)
         if manifest.complete and manifest.done >= settings.world.updates:
@@ -113,7 +107,7 @@ def _learner(
     settings: Settings, store: EpisodeStore, windows: tuple[Windows, Windows], device: torch.device
 ) -> WorldLearner:
     """A learner with the weights that the seed gives."""
-    seed_torch(settings.seed)
+    seed_torch(settings.seed, Stream.WORLD_WEIGHTS)
     model = build_world(settings.model, interface_of(store)).to(device)
     return WorldLearner(model, settings.world, *windows, settings.seed)
 
@@ -145,22 +139,4 @@ def _report(lines: list[dict[str, float]], manifest: Manifest) -> None:
         f"Held-out episodes after {manifest.done} updates, {console.duration(manifest.facts['seconds'])}",
         ["error", f"best (update {best['step']})", "last"],
         rows,
-    )
-
-
-def _describe(settings: Settings, store: EpisodeStore, device: torch.device) -> None:
-    """Say what a run would do: sizes, memory and time."""
-    windows = _windows(settings, store)
-    learner = _learner(settings, store, windows, device)
-    parameters = sum(parameter.numel() for parameter in learner.model.parameters())
-    memory = sum(part.memory_bytes for part in windows) / 2**30 + _WORKING_GIB
-    seconds = 60 * settings.world.updates / planned_updates(learner, 1.0, settings.seed)
-    console.table(
-        "dreamer fit-world would use",
-        ["setting", "value"],
-        [[name, str(value)] for name, value in settings.section_values(SECTIONS).items()],
-    )
-    console.say(
-        f"{len(store)} episodes, {store.steps} decisions; {parameters / 1e6:.2f} M parameters on {device}; about "
-        f"{console.duration(seconds)} and {memory:.1f} GiB of memory; nothing written"
     )

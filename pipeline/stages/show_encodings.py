@@ -23,6 +23,7 @@ from ..learning.world_learner import CONTEXT, imagine_recorded
 from ..models.checkpoints import load_world
 from ..models.dynamics import Latent
 from ..models.world_model import WorldModel
+from ..randomness import Stream, seed_torch
 from ..viewing.encodings import FILM_FPS, Foresight, draw_encodings, film_frames
 from ..viewing.film import write_film
 
@@ -32,9 +33,7 @@ IMAGINED = 40
 """Decisions imagined after the `CONTEXT` frames."""
 
 
-def show_encodings(
-    settings: Settings, *, run: Run, data: Path, device: torch.device, dry_run: bool = False
-) -> Manifest:
+def show_encodings(settings: Settings, *, run: Run, data: Path, device: torch.device) -> Manifest:
     """Write `encodings.png` and `dream.mp4` for some held-out episodes.
 
     Args:
@@ -42,18 +41,11 @@ def show_encodings(
         run: whose `world/` is read and whose `encodings/` is written.
         data: folder of the data set that the world model was fitted to.
         device: for the world model.
-        dry_run: say what would be done, and write nothing.
 
     Raises:
         StageError: the data set or the world model is missing, damaged or stale; or no held-out episode is long enough.
     """
     folder = run.encodings
-    if dry_run:
-        console.say(
-            f"dreamer show-encodings would draw {EPISODES} held-out episodes of {data} as {run.world.path} sees them, "
-            f"{CONTEXT} + {IMAGINED} decisions each, in {folder.path}; about 0:20 and 1 GiB of memory; nothing written"
-        )
-        return Manifest("show-encodings")
     with EpisodeStore.open(data) as store:
         inputs = {"data": store.fingerprint}
         inputs["world"] = run.world.require(inputs).outputs[run.world.weights.name]
@@ -61,7 +53,7 @@ def show_encodings(
         _, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
         windows = choose_windows(store, held_out, EPISODES, CONTEXT + IMAGINED)
         world = load_world(run.world.weights, device)
-        torch.manual_seed(settings.seed)
+        seed_torch(settings.seed, Stream.ENCODING)
         episodes = Windows(store, [window.episode for window in windows], CONTEXT, fitted.world.memory_gib)
         foresights = [foresee(world.model, episodes, window) for window in windows]
     figure = folder.path / "encodings.png"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.episodes.episode import Batch, Episode
 from pipeline.episodes.store import EpisodeStore
-from pipeline.episodes.windows import Windows, split
+from pipeline.episodes.windows import BlankWindows, Windows, split
 from pipeline.errors import StageError
 
 MakeEpisode = Callable[..., Episode]
@@ -156,6 +156,17 @@ def test_whole_episodes(store: EpisodeStore, memory: float) -> None:
 def test_memory_is_that_of_the_pictures_and_columns(store: EpisodeStore) -> None:
     assert Windows(store, [0], 2, MEMORY).memory_bytes == 4 * (3 * 8 * 8 + 3 * 4 + 4 + 2)
     assert Windows(store, [0], 2, DISK).memory_bytes == 4 * (3 * 4 + 4 + 2)
+
+
+def test_blank_windows_are_like_real_ones_but_black(store: EpisodeStore) -> None:
+    real, blank = Windows(store, range(6), 9, MEMORY), BlankWindows(9, 8, 3)
+    pairs = [(windows.sample(np.random.default_rng(0), 4), *windows.batches(0, 2, 5, 4)) for windows in (real, blank)]
+    assert len(pairs[0]) == len(pairs[1]) == 4
+    for one, other in zip(*pairs, strict=True):
+        for name in vars(one):
+            tensor, black = getattr(one, name), getattr(other, name)
+            assert (tensor.shape, tensor.dtype, tensor.stride()) == (black.shape, black.dtype, black.stride())
+            assert not black.any()
 
 
 @given(st.integers(2, 500), st.floats(0.001, 0.999), st.integers(0, 2**31 - 1))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import ModelSettings, ViewSettings
 from pipeline.models.checkpoints import Interface, build_world
-from pipeline.models.world_model import ActionScale, WorldModel, to_picture
+from pipeline.models.world_model import ActionScale, WorldModel
 
 SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, ensemble=2, ensemble_units=4)
 
@@ -32,18 +32,6 @@ def test_action_scales_are_inverse(steer: float, gas: float) -> None:
     scale = ActionScale((-1.0, 0.0), (1.0, 1.0))
     action = torch.tensor([steer, gas])
     assert torch.allclose(scale.to_environment(scale.to_model(action)), action, atol=1e-6)
-
-
-def test_every_byte_survives_the_way_to_a_picture_and_back() -> None:
-    observation = torch.arange(256, dtype=torch.uint8)
-    for dtype in (torch.float32, torch.bfloat16):
-        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
-            picture = to_picture(observation)
-        assert picture.min() == 0 and picture.max() == 1
-        if dtype == torch.float32:
-            assert torch.equal((picture * 255).round().byte(), observation)
-        else:
-            assert (picture.float() * 255 - observation.float()).abs().max() <= 0.5
 
 
 def test_shapes(model: WorldModel) -> None:

@@ -87,11 +87,9 @@ def test_it_ends_with_the_coverage(collected: Path, capsys: pytest.CaptureFixtur
 )
 def test_other_settings_do_not_mix(collected: Path, changed: dict[str, object], said: str) -> None:
     before = fingerprint(collected)
-    for dry_run in (False, True):
-        with pytest.raises(
-            StageError, match=f"{said}; use another --data name, or .* `dreamer collect --data {NAME} --fresh`"
-        ):
-            collect(tiny(**changed), name=NAME, root=collected.parent, dry_run=dry_run)
+    cure = f"use another --data name, or .* `dreamer collect --data {NAME} --fresh`"
+    with pytest.raises(StageError, match=f"{said}; {cure}"):
+        collect(tiny(**changed), name=NAME, root=collected.parent)
     assert fingerprint(collected) == before
 
 
@@ -107,21 +105,6 @@ def test_fresh_replaces(collected: Path, tmp_path: Path) -> None:
     with EpisodeStore.open(path) as store, EpisodeStore.open(collected) as same:
         assert store.origin.policy == "mixture"
         assert store.read(0).digest() == same.read(0).digest()
-
-
-def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for fresh in (False, True):
-        collect(resolve(), name=NAME, root=tmp_path / "data", workers=2, fresh=fresh, dry_run=True)
-    assert not (tmp_path / "data").exists()
-    assert "has 0 decisions; 150000 more" in capsys.readouterr().out
-
-
-def test_dry_run_counts_what_is_there(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path.name: path.stat().st_mtime_ns for path in collected.iterdir() if path.name != ".lock"}
-    collect(tiny(1000), name=NAME, root=collected.parent, dry_run=True)
-    with EpisodeStore.open(collected) as store:
-        assert f"has {store.steps} decisions; {1000 - store.steps} more" in capsys.readouterr().out
-    assert before == {path.name: path.stat().st_mtime_ns for path in collected.iterdir() if path.name != ".lock"}
 
 
 def test_names_that_leave_the_folder(tmp_path: Path) -> None:

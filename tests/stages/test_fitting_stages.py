@@ -231,16 +231,6 @@ def test_planned_updates_grow_with_the_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert fitting.planned_updates(Learner(), 2.0, 0) == 240  # type: ignore[arg-type]
 
 
-def test_dry_run_writes_nothing(run: Run, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    empty = Run(tmp_path / "empty")
-    fit_world(TINY, run=empty, data=data, device=CPU, dry_run=True)
-    assert not empty.root.exists()
-    before = sorted(run.root.rglob("*"))
-    fit_policy(TINY, run=run, data=data, device=CPU, dry_run=True)
-    assert sorted(run.root.rglob("*")) == before
-    assert "nothing written" in capsys.readouterr().out
-
-
 def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
     folder = Run(tmp_path / "run").world
     assert fitting.as_floats({"picture": torch.tensor(1.5)}, 7, folder) == {"picture": 1.5}

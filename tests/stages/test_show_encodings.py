@@ -111,13 +111,6 @@ def test_only_held_out_episodes_are_shown(run: Run, data: Path, monkeypatch: pyt
     assert manifest.done == len(held_out)
 
 
-def test_a_dry_run_needs_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run(tmp_path / "none")
-    show_encodings(SETTINGS, run=run, data=tmp_path / "data", device=CPU, dry_run=True)
-    assert "nothing written" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_missing_world_names_the_command_that_makes_it(tmp_path: Path, data: Path) -> None:
     with pytest.raises(StageError, match="run `dreamer fit-world --run none`"):
         show_encodings(SETTINGS, run=Run(tmp_path / "none"), data=data, device=CPU)
