@@ -102,6 +102,12 @@ class PolicySettings(Section):
     updates: int = Field(1500, ge=1, le=10_000_000, description="gradient updates")
     starts: int = Field(512, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
+    carry: float = Field(
+        0.75,
+        ge=0,
+        lt=1,
+        description="probability that a trajectory begins where one of the update before ended, not in a recorded state",
+    )
     discount: float = Field(0.99, gt=0, le=1, description="discount per decision, gamma")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
     entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")

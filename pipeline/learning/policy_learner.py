@@ -13,7 +13,7 @@ from ..config import PolicySettings
 from ..models.actor_critic import Actor, Critic, move_towards
 from ..models.dynamics import Latent
 from ..models.world_model import WorldModel
-from .imagination import Dream, imagine
+from .imagination import Dream, Outcomes, Trajectory, imagine
 from .policy_loss import policy_loss
 from .precision import autocast
 from .returns import ReturnScale
@@ -23,18 +23,25 @@ from .schedule import set_step_size, step_size
 class PolicyLearner:
     """Actor, critic and their optimizers; the world model is frozen.
 
+    Trajectories are short, for the model's errors grow along them, and the recorded states are those of random
+    driving: an actor that starts from these alone never learns what to do at the speed it will reach. So most
+    trajectories go on where the last update's ended, under the actor as it has become, until they end by chance.
+
     Attributes:
+        ends: (N, ...), states that the last update's trajectories ended in, and `carried`, (N,) bool, those to go on.
         acting: averaged copy of the actor, which is what is kept for acting.
 
     Args:
         model: the world model, without gradients.
-        starts: states of the recorded data (N, ...) to start from, `stoch` as uint8.
+        recorded: states of the data (N, ...) to start from, `stoch` as uint8.
         actor: fresh.
         settings: of the fitting; `precision` resolved.
     """
 
-    def __init__(self, model: WorldModel, starts: Latent, actor: Actor, settings: PolicySettings) -> None:
-        self.model, self.starts, self.settings = model, starts, settings
+    def __init__(self, model: WorldModel, recorded: Latent, actor: Actor, settings: PolicySettings) -> None:
+        self.model, self.recorded, self.settings = model, recorded, settings
+        self.ends = model.dynamics.initial(settings.starts, device=model.device)
+        self.carried = torch.zeros(settings.starts, dtype=torch.bool, device=model.device)
         self.dream = Dream(model)
         self._last = settings.updates
         self.actor = actor
@@ -59,11 +66,10 @@ class PolicyLearner:
             (self.critic_optimizer, settings.critic_rate),
         ):
             set_step_size(optimizer, step_size(rate, index, self._last, warmup=0, anneal=settings.anneal))
-        chosen = torch.randint(len(self.starts.deter), (settings.starts,), device=self.model.device)
-        start = Latent(self.starts.deter[chosen], self.starts.stoch[chosen].float())
         with autocast(self.model.device, settings.precision), torch.no_grad():
-            trajectory = imagine(self.dream, self.actor, start, settings.horizon)
+            trajectory = imagine(self.dream, self.actor, self._draw_starts(), settings.horizon)
             outcomes = self.dream.outcomes(trajectory.latents[1:])
+        self._carry(trajectory, outcomes)
         # A context of its own: the weights cast without gradients above must not be used again.
         with autocast(self.model.device, settings.precision):
             loss = policy_loss(self.actor, self.critic, self.slow_critic, self.scale, trajectory, outcomes, settings)
@@ -74,6 +80,17 @@ class PolicyLearner:
         move_towards(self.slow_critic, self.critic, settings.slow_rate)
         move_towards(self.acting, self.actor, max(settings.average_rate, 1 / (index + 1)))
         return {**loss.parts, **norms}
+
+    def _draw_starts(self) -> Latent:
+        """Recorded states at random, and those that are carried on."""
+        chosen = torch.randint(len(self.recorded.deter), (self.settings.starts,), device=self.model.device)
+        recorded = Latent(self.recorded.deter[chosen], self.recorded.stoch[chosen].float())
+        return self.ends.where(self.carried, recorded)
+
+    def _carry(self, trajectory: Trajectory, outcomes: Outcomes) -> None:
+        """Choose which trajectories the next update carries on; one whose episode may have ended, as likely less."""
+        self.ends = trajectory.latents[-1]
+        self.carried = torch.rand_like(outcomes.reward[0]) < self.settings.carry * outcomes.goes_on.prod(0)
 
     def _step(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -87,13 +104,17 @@ class PolicyLearner:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Networks, optimizers, normaliser."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        """Networks, optimizers, normaliser, and where the trajectories go on."""
+        networks = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**networks, "deter": self.ends.deter, "stoch": self.ends.stoch, "carried": self.carried}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        device = self.model.device
+        self.ends = Latent(state["deter"].to(device), state["stoch"].to(device))
+        self.carried = state["carried"].to(device)
 
     def _parts(self) -> dict[str, Any]:
         return {

@@ -41,6 +41,11 @@ class Latent:
         """The same state as constants: the papers' sg(.)."""
         return Latent(self.deter.detach(), self.stoch.detach())
 
+    def where(self, chosen: Tensor, other: Latent) -> Latent:
+        """This state where `chosen` (N,) is true, else the other; both (N, ...)."""
+        mask = chosen[:, None]
+        return Latent(torch.where(mask, self.deter, other.deter), torch.where(mask, self.stoch, other.stoch))
+
     def __getitem__(self, index: Any) -> Latent:
         """Index the leading axes of every part."""
         return Latent(self.deter[index], self.stoch[index])

@@ -191,11 +191,55 @@ def test_everything_that_changes_is_saved(model: WorldModel) -> None:
     learner, other = make_learner(model), make_learner(model)
     assert set(learner.state()) == {
         "actor", "acting", "critic", "slow_critic", "scale", "actor_optimizer", "critic_optimizer",
+        "deter", "stoch", "carried",
     }  # fmt: skip
     learner.scale.update(torch.linspace(-500, 500, 11))
     learner.update(0)
     other.restore(learner.state())
     assert other.scale.scale.item() == learner.scale.scale.item() > 1
+    assert torch.equal(other.ends.deter, learner.ends.deter) and learner.ends.deter.any()
+    assert torch.equal(other.ends.stoch, learner.ends.stoch) and torch.equal(other.carried, learner.carried)
+
+
+def starts_of(learner: PolicyLearner, updates: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of each update: where its trajectories began, where those of the update before ended, which were carried on."""
+    seen = []
+
+    class Listening(Dream):
+        def reset(self, start: Latent) -> Latent:
+            seen.append((start.deter, learner.ends.deter, learner.carried))
+            return super().reset(start)
+
+    learner.dream = Listening(learner.model)
+    for index in range(updates):
+        learner.update(index)
+    return seen
+
+
+def test_carried_trajectories_go_on_where_they_ended(model: WorldModel) -> None:
+    learner = make_learner(model, starts=400, carry=0.75)  # the recorded states are zeros
+    first, *later = starts_of(learner, 3)
+    assert not first[2].any() and not first[0].any()
+    for start, ends, carried in later:
+        assert torch.equal(start[carried], ends[carried]) and start[carried].any(-1).all()
+        assert not start[~carried].any()
+        assert carried.any() and not carried.all()
+
+
+@pytest.mark.parametrize(("carry", "goes_on", "share"), [(0.0, 1.0, 0.0), (0.75, 1.0, 0.75), (0.75, 0.0, 0.0)])
+def test_what_has_ended_is_not_carried_on(model: WorldModel, carry: float, goes_on: float, share: float) -> None:
+    learner = make_learner(model, starts=2000, carry=carry)
+
+    class Ending(Dream):
+        def outcomes(self, latents: Latent) -> Outcomes:
+            found = super().outcomes(latents)
+            ended = torch.ones_like(found.goes_on)
+            ended[1] = goes_on  # within the trajectory, not at its end
+            return found._replace(goes_on=ended)
+
+    learner.dream = Ending(model)
+    learner.update(0)
+    assert learner.carried.float().mean().item() == pytest.approx(share, abs=0.05 if share else 0)
 
 
 def test_the_acting_copy_is_a_running_mean_at_first_and_the_slow_critic_lags(model: WorldModel) -> None:
