@@ -280,7 +280,7 @@ def test_the_policy_finds_the_best_action_in_imagination() -> None:
     torch.manual_seed(0)
     model = Slope()
     settings = PolicySettings(
-        starts=64, horizon=5, actor_rate=3e-3, critic_rate=3e-3, penalty=0.0, precision="float32", average_rate=0.05
+        starts=64, horizon=5, carry=0.0, actor_rate=3e-3, critic_rate=3e-3, penalty=0.0, precision="float32"
     )
     learner = PolicyLearner(model, model.dynamics.initial(16), Actor(model.features, SIZES, 1, *NEUTRAL), settings)
     learner.dream = SlopeDream(model)
