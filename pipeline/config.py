@@ -38,7 +38,7 @@ class CollectSettings(Section):
     decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that drives")
     patience: int = Field(
-        20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of the episode"
+        30, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of the episode"
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
 
@@ -71,8 +71,8 @@ class ModelSettings(Section):
 class WorldSettings(Section):
     """How the world model is fitted."""
 
-    updates: int = Field(4000, ge=1, le=10_000_000, description="gradient updates")
-    batch: int = Field(16, ge=1, le=4096, description="windows in a batch")
+    updates: int = Field(8000, ge=1, le=10_000_000, description="gradient updates")
+    batch: int = Field(8, ge=1, le=4096, description="windows in a batch")
     length: int = Field(32, ge=2, le=1024, description="steps in a window")
     decode_share: float = Field(0.5, gt=0, le=1, description="share of the frames whose reconstruction is learned from")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size between warm-up and annealing")
@@ -99,11 +99,11 @@ class WorldSettings(Section):
 class PolicySettings(Section):
     """How the actor and the critic are fitted, in imagination alone."""
 
-    updates: int = Field(1500, ge=1, le=10_000_000, description="gradient updates")
-    starts: int = Field(512, ge=1, le=65536, description="imagined trajectories in an update")
+    updates: int = Field(3000, ge=1, le=10_000_000, description="gradient updates")
+    starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     carry: float = Field(
-        0.75,
+        0.9,
         ge=0,
         lt=1,
         description="probability that a trajectory begins where one of the update before ended, not in a recorded state",
@@ -161,8 +161,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
-        "world": {"updates": 1500},
-        "policy": {"updates": 300},
+        "world": {"updates": 2700},
+        "policy": {"updates": 600, "slow_rate": 0.1},
         "evaluate": {"tracks": 20},
     },
     "tiny": {
