@@ -106,7 +106,7 @@ class PolicySettings(Section):
         0.9,
         ge=0,
         lt=1,
-        description="probability that a trajectory begins where one of the update before ended, not in a recorded state",
+        description="probability that a trajectory goes on where one of the update before ended, else from a record",
     )
     discount: float = Field(0.99, gt=0, le=1, description="discount per decision, gamma")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
