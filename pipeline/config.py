@@ -38,7 +38,7 @@ class CollectSettings(Section):
     decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that drives")
     patience: int = Field(
-        30, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of the episode"
+        20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of the episode"
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
 
@@ -103,7 +103,7 @@ class PolicySettings(Section):
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     carry: float = Field(
-        0.9,
+        0.75,
         ge=0,
         lt=1,
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
@@ -161,7 +161,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
-        "world": {"updates": 2700},
+        "world": {"updates": 3000},
         "policy": {"updates": 600, "slow_rate": 0.1},
         "evaluate": {"tracks": 20},
     },
