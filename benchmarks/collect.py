@@ -18,6 +18,7 @@ from typing import TypeVar
 import gymnasium
 import numpy as np
 
+from pipeline.envs.actions import Action
 from pipeline.envs.random_policies import POLICIES, make_policy
 from pipeline.envs.tracks import episode_seed
 from pipeline.envs.view import AgentView
@@ -49,9 +50,7 @@ def timed(function: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - start
 
 
-def drive(
-    view: AgentView, stock: gymnasium.Env[np.ndarray, np.ndarray], args: argparse.Namespace, tally: Tally
-) -> None:
+def drive(view: AgentView, stock: gymnasium.Env[np.ndarray, Action], args: argparse.Namespace, tally: Tally) -> None:
     """Drive both for `args.episodes` episodes."""
 
     def stock_step() -> tuple[np.ndarray, float, bool, int]:

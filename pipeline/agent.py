@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .artifacts import Run
+from .envs.actions import Action
 from .envs.view import shrink
 from .errors import UsageError
 from .models.actor_critic import Actor
@@ -18,6 +19,14 @@ from .models.dynamics import Latent
 
 class Agent:
     """The world model's encoder and dynamics, which keep the state, and the actor, which reads it.
+
+    An agent for discrete actions drives `gym.make("CarRacing-v3", continuous=False)`, in the same way:
+
+        while not over:
+            action = agent.act(observation)  # a number, 0 to 4
+            for _ in range(agent.action_repeat):
+                observation, reward, terminated, truncated, _ = env.step(action)
+                ...
 
     Attributes:
         action_repeat: steps of the stock environment for which each action is to be held.
@@ -44,14 +53,15 @@ class Agent:
         self._random = torch.Generator(self.world.model.device).manual_seed(seed)
         self._action = torch.zeros(1, len(self.world.interface.low), device=self.world.model.device)
 
-    def act(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def act(self, observation: NDArray[np.uint8]) -> Action:
         """Take in an observation and choose an action.
 
         Args:
             observation: a stock observation (96, 96, 3) uint8, or one already shrunk, (3, S, S) uint8.
 
         Returns:
-            `[steer, gas, brake]`, (3,) float32 within the environment's bounds, to be held for `action_repeat` steps.
+            `[steer, gas, brake]`, (3,) float32 within the environment's bounds; or the number of a discrete action,
+            an int. To be held for `action_repeat` steps.
 
         Raises:
             UsageError: the observation has another shape or type.
@@ -67,7 +77,7 @@ class Agent:
         return self._act(torch.from_numpy(observation))
 
     @torch.no_grad()
-    def _act(self, observation: torch.Tensor) -> NDArray[np.float32]:
+    def _act(self, observation: torch.Tensor) -> Action:
         model, dynamics = self.world.model, self.world.model.dynamics
         before = self.latent or dynamics.initial(1, device=model.device)
         is_first = torch.tensor([self.latent is None], device=model.device)
@@ -77,7 +87,10 @@ class Agent:
         policy = self.actor(self.latent.feature)
         chosen = policy.sample(self._random) if self.stochastic else policy.executed_mean
         self._action = model.scale.to_environment(chosen)  # what is executed is what the next state must know
-        return self._action[0].cpu().numpy().copy()
+        if self.world.interface.discrete:
+            return int(self._action.argmax())
+        numbers: NDArray[np.float32] = self._action[0].cpu().numpy().copy()
+        return numbers
 
 
 def load_agent(run: str | Path, *, device: str = "cpu", stochastic: bool = False) -> Agent:

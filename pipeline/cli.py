@@ -66,6 +66,22 @@ class Shared:
             show_default="the run's own settings, full for a new run",
         ),
     ] = None
+    variant: Annotated[
+        str | None,
+        _shared_option(
+            metavar="laptop|memoryless|v1|v2|v3",
+            help="Which Dreamer: our own, or one as it was published.",
+            show_default="the run's own, laptop for a new run",
+        ),
+    ] = None
+    size: Annotated[
+        str | None,
+        _shared_option(
+            metavar="1m|12m|25m|50m|100m|200m|400m",
+            help="DreamerV3's sizes by its own names.",
+            show_default="the variant's own",
+        ),
+    ] = None
     config: Annotated[Path | None, _shared_option(metavar="FILE", help="Settings from a TOML file.")] = None
     assignments: Annotated[
         list[str] | None,
@@ -85,12 +101,12 @@ class Shared:
     def settings(
         self, command: str, shortcuts: Mapping[str, Any] | None = None, recorded: Settings | None = None
     ) -> Settings:
-        """What preset, file, `--set` and shortcuts come to, each overriding the one before.
+        """What variant, size, preset, file, `--set` and shortcuts come to, each overriding the one before.
 
         Args:
             command: name of the command that will use them.
             shortcuts: settings that have an option of their own, by their dotted names; None where not given.
-            recorded: those of the run; they take the place of the preset where none is asked for.
+            recorded: those of the run; they take the place of variant, size and preset where none is asked for.
 
         Raises:
             UsageError: a setting is unknown, out of bounds or, given with `--set`, of no use to the command.
@@ -98,11 +114,16 @@ class Shared:
         given = [_assignment(text) for text in self.assignments or ()]
         options = {"seed": self.seed, **(shortcuts or {})}
         file = read_settings_file(self.config) if self.config else None
-        if recorded is not None and self.preset is None and file is None:
+        chosen = (self.variant, self.size, self.preset, file)
+        if recorded is not None and all(choice is None for choice in chosen):
             measured = dict.fromkeys(("world.precision", "policy.precision"), "auto")  # where it ran, not here
             file = flatten(recorded.model_dump()) | measured
         settings = resolve(
-            self.preset or "full", file, [*given, *((k, v) for k, v in options.items() if v is not None)]
+            self.preset or "full",
+            file,
+            [*given, *((k, v) for k, v in options.items() if v is not None)],
+            variant=self.variant or "laptop",
+            size=self.size,
         )
         for name, _ in given:
             owner = _OWNERS.get(name.partition(".")[0], command)

@@ -1,17 +1,17 @@
-"""Every setting, its default, its bounds and its meaning, in one place; and the presets, which change a few of them.
+"""Every setting, its default, its bounds and its meaning, in one place; and what changes a few of them together.
 
-Settings are frozen. They come, each overriding the one before, from the defaults below (the `full` preset), a
-preset, a TOML file (`--config`) and single values (`--set section.key=value`).
+Settings are frozen. They come, each overriding the one before, from the defaults below (the variant `laptop` and the
+preset `full`), a variant, a size, a preset, a TOML file (`--config`) and single values (`--set section.key=value`).
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import UsageError, did_you_mean
 
@@ -27,6 +27,7 @@ class ViewSettings(Section):
 
     action_repeat: int = Field(4, ge=1, le=16, description="environment steps for which an action is held")
     size: int = Field(64, ge=64, le=128, multiple_of=32, description="height and width of an observation, pixels")
+    continuous: bool = Field(True, description="steering, gas and brake; else the environment's five discrete actions")
 
 
 RandomPolicyName = Literal["mixture", "smooth", "brownian", "uniform"]
@@ -44,13 +45,37 @@ class CollectSettings(Section):
 
 
 class ModelSettings(Section):
-    """Sizes and parts of the world model (DreamerV3, arXiv 2301.04104, appendix B)."""
+    """Parts and sizes of the world model."""
 
+    dynamics: Literal["recurrent", "memoryless"] = Field(
+        "recurrent", description="whether there is a recurrent state h, or each observation stands alone"
+    )
+    latent: Literal["categorical", "gaussian"] = Field("categorical", description="distribution of the state z")
+    cell: Literal["normed", "plain", "blocks"] = Field(
+        "normed", description="recurrent cell: with normalised gates (v2), the textbook GRU (v1), block-diagonal (v3)"
+    )
+    encoder: Literal["patches", "strided", "pooled"] = Field(
+        "patches", description="encoder and decoder: of patches (fast), of strided (v1, v2) or pooled (v3) convolutions"
+    )
+    norm: Literal["layer", "rms", "none"] = Field("layer", description="normalisation before each activation")
+    activation: Literal["silu", "elu"] = Field(
+        "silu", description="activation; strided convolutions of a Gaussian model have ReLU instead (v1)"
+    )
+    picture: Literal["squared", "normal"] = Field(
+        "squared", description="picture loss: squared error of a sigmoid, or -ln N(o; mean, 1) of colours -.5 .. .5"
+    )
+    reward: Literal["two-hot", "normal"] = Field("two-hot", description="distribution of the reward")
+    goes_on: Literal["hard", "soft", "none"] = Field(
+        "hard", description="continue head: learns 1 - terminal, discount times that, or is left out"
+    )
     deter: int = Field(256, ge=8, le=16384, description="width of the recurrent (deterministic) state h")
     groups: int = Field(16, ge=1, le=128, description="categorical variables in the stochastic state z")
     classes: int = Field(16, ge=2, le=256, description="classes of each categorical variable")
+    stoch: int = Field(32, ge=1, le=1024, description="width of a Gaussian state z")
+    blocks: int = Field(8, ge=1, le=64, description="blocks of the block-diagonal cell; deter is a multiple of it")
     hidden: int = Field(256, ge=8, le=8192, description="width of the layers around the recurrent state")
     units: int = Field(256, ge=8, le=8192, description="width of the reward, continue, actor and critic networks")
+    layers: int = Field(1, ge=1, le=8, description="hidden layers of the reward and continue heads")
     depth: int = Field(
         16, ge=1, le=256, description="channels of a feature map half the picture's height; doubled at each halving"
     )
@@ -75,16 +100,22 @@ class WorldSettings(Section):
     batch: int = Field(8, ge=1, le=4096, description="windows in a batch")
     length: int = Field(32, ge=2, le=1024, description="steps in a window")
     decode_share: float = Field(0.5, gt=0, le=1, description="share of the frames whose reconstruction is learned from")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size between warm-up and annealing")
-    weight_decay: float = Field(1e-6, ge=0, le=1, description="AdamW weight decay")
+    optimizer: Literal["adam", "laprop"] = Field("adam", description="Adam (AdamW), or LaProp with adaptive clipping")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="step size between warm-up and annealing")
+    eps: float = Field(1e-8, gt=0, le=1, description="the optimizer's epsilon")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
     warmup: int = Field(100, ge=0, le=1_000_000, description="updates in which the step size rises to its value")
     anneal: float = Field(0.4, ge=0, le=1, description="last share of the updates, in which the step size falls to 0")
-    clip: float = Field(100.0, gt=0, description="largest global norm of the gradient")
-    free_nats: float = Field(1.0, ge=0, le=100, description="KL below this many nats a step is not reduced further")
+    clip: float = Field(100.0, gt=0, description="largest global norm of the gradient, with Adam")
+    agc: float = Field(0.3, gt=0, description="largest norm of a tensor's gradient, as a share of its own, with LaProp")
+    free_nats: float = Field(1.0, ge=0, le=100, description="KL below this many nats is not reduced further")
+    free: Literal["step", "mean"] = Field("step", description="free nats of each step, or of the mean over the batch")
     dynamics_scale: float = Field(1.0, ge=0, description="weight of KL(sg(posterior) || prior), trains the prior")
     representation_scale: float = Field(
         0.1, ge=0, description="weight of KL(posterior || sg(prior)), trains the encoder"
     )
+    continue_scale: float = Field(1.0, ge=0, description="weight of the continue loss")
+    discount: float = Field(0.99, gt=0, le=1, description="discount that a soft continue head learns, per decision")
     validation_share: float = Field(0.05, gt=0, le=0.5, description="share of the episodes held out")
     validate_every: int = Field(400, ge=1, description="updates between two looks at the held-out episodes")
     save_every: int = Field(250, ge=1, description="updates between two checkpoints")
@@ -108,19 +139,45 @@ class PolicySettings(Section):
         lt=1,
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
     )
-    discount: float = Field(0.99, gt=0, le=1, description="discount per decision, gamma")
+    discount: float = Field(
+        0.99, gt=0, le=1, description="discount per decision, gamma; unused where a soft continue head holds it"
+    )
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
+    distribution: Literal["bounded-normal", "tanh-normal", "truncated-normal"] = Field(
+        "bounded-normal", description="of continuous actions; discrete ones are categorical"
+    )
+    gradient: Literal["reinforce", "dynamics", "mixed"] = Field(
+        "reinforce", description="actor's gradient: by the score function, through the imagined trajectory, or both"
+    )
+    mix: float = Field(0.1, ge=0, le=1, description="share of REINFORCE in the mixed gradient")
+    value: Literal["next", "present"] = Field(
+        "next", description="whether a state's value begins with the next reward (v3) or its own (v1, v2)"
+    )
+    critic: Literal["two-hot", "normal"] = Field("two-hot", description="distribution of the return")
+    slow: Literal["regulariser", "target", "none"] = Field(
+        "regulariser", description="use of the critic's slow copy: to be drawn towards (v3), in the returns (v2), none"
+    )
+    normalise: bool = Field(True, description="divide advantages by the range of the returns")
+    replay_scale: float = Field(0.0, ge=0, description="weight of the critic's loss on recorded states and rewards")
+    replay_length: int = Field(16, ge=2, le=1024, description="recorded states in a row, where that weight is not 0")
+    optimizer: Literal["adam", "laprop"] = Field("adam", description="Adam, or LaProp with adaptive clipping")
+    eps: float = Field(1e-8, gt=0, le=1, description="the optimizers' epsilon")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
+    warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
     entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
     penalty: float = Field(5.0, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
-    actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's AdamW step size, before annealing")
-    critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's AdamW step size, before annealing")
+    actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
+    critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
     anneal: float = Field(0.4, ge=0, le=1, description="last share of the updates, in which the step sizes fall to 0")
-    clip: float = Field(100.0, gt=0, description="largest global norm of each gradient")
+    clip: float = Field(100.0, gt=0, description="largest global norm of each gradient, with Adam")
+    agc: float = Field(0.3, gt=0, description="largest norm of a tensor's gradient, as a share of its own, with LaProp")
     slow_rate: float = Field(0.02, gt=0, le=1, description="share of the critic mixed into its slow copy an update")
+    slow_every: int = Field(1, ge=1, le=1_000_000, description="updates between two such mixings")
     slow_scale: float = Field(1.0, ge=0, description="weight of the critic's loss towards its slow copy")
     return_rate: float = Field(0.01, gt=0, le=1, description="share of the new percentiles in the return scale")
     average_rate: float = Field(0.05, gt=0, le=1, description="share of the actor mixed into the acting copy an update")
-    layers: int = Field(2, ge=1, le=8, description="hidden layers of the actor and of the critic")
+    actor_layers: int = Field(2, ge=1, le=8, description="hidden layers of the actor")
+    critic_layers: int = Field(2, ge=1, le=8, description="hidden layers of the critic")
     save_every: int = Field(250, ge=1, description="updates between two checkpoints")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="arithmetic of the large layers; auto takes bfloat16 where it is faster"
@@ -147,6 +204,14 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        """Refuse settings that are valid each but not together."""
+        for refused, reason in _conflicts(self):
+            if refused:
+                raise ValueError(reason)
+        return self
+
     def with_value(self, name: str, value: Any) -> Settings:
         """A copy in which the setting of this dotted name has another value. Raises UsageError."""
         return resolve(values=[*flatten(self.model_dump()).items(), (name, value)])
@@ -157,7 +222,209 @@ class Settings(Section):
         return {name: value for name, value in flat.items() if name.split(".")[0] in sections}
 
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """Combinations that make no sense: whether it is there, and what to say of it."""
+    model, policy = settings.model, settings.policy
+    memoryless, discrete = model.dynamics == "memoryless", not settings.view.continuous
+    yield (
+        memoryless and model.ensemble > 0,
+        "model.dynamics = memoryless has no h for a model.ensemble to read; set it to 0",
+    )
+    yield policy.penalty > 0 and model.ensemble == 0, "policy.penalty needs a model.ensemble that can disagree"
+    yield model.cell == "blocks" and model.deter % model.blocks > 0, "model.deter must be a multiple of model.blocks"
+    yield (
+        discrete and policy.gradient != "reinforce",
+        "discrete actions have no gradient but policy.gradient = reinforce",
+    )
+    wild = discrete and settings.collect.policy == "brownian"
+    yield wild, "collect.policy = brownian draws continuous actions; choose mixture, smooth or uniform"
+    divided = model.deter % model.blocks == 0 and 4 * model.depth % model.blocks == 0
+    pooled = model.encoder == "pooled" and not memoryless
+    yield (
+        pooled and not divided,
+        "model.encoder = pooled needs model.deter and 4 model.depth in multiples of model.blocks",
+    )
+    yield policy.value == "present" and policy.replay_scale > 0, "policy.replay_scale needs policy.value = next"
+    yield (
+        policy.carry > 0 and policy.replay_scale > 0,
+        "policy.replay_scale starts in recorded states; set policy.carry to 0",
+    )
+
+
+Changes = dict[str, dict[str, Any]]
+
+VARIANTS: dict[str, Changes] = {
+    "laptop": {},
+    "memoryless": {
+        "model": {
+            "dynamics": "memoryless",
+            "latent": "gaussian",
+            "encoder": "strided",
+            "norm": "none",
+            "activation": "elu",
+            "picture": "normal",
+            "reward": "normal",
+            "goes_on": "none",
+            "stoch": 32,
+            "hidden": 200,
+            "units": 400,
+            "layers": 2,
+            "depth": 32,
+            "ensemble": 0,
+        },
+        "world": {
+            "decode_share": 1.0,
+            "batch": 50,
+            "length": 50,
+            "learning_rate": 6e-4,
+            "eps": 1e-7,
+            "weight_decay": 0.0,
+            "warmup": 0,
+            "anneal": 0.0,
+            "free_nats": 3.0,
+            "free": "mean",
+            "representation_scale": 1.0,
+        },
+        "policy": {
+            "starts": 2500,
+            "distribution": "tanh-normal",
+            "gradient": "dynamics",
+            "value": "present",
+            "critic": "normal",
+            "slow": "none",
+            "normalise": False,
+            "entropy": 0.0,
+            "penalty": 0.0,
+            "carry": 0.0,
+            "actor_rate": 8e-5,
+            "critic_rate": 8e-5,
+            "eps": 1e-7,
+            "anneal": 0.0,
+            "average_rate": 1.0,
+            "actor_layers": 4,
+            "critic_layers": 3,
+        },
+    },
+    "v2": {
+        "model": {
+            "encoder": "strided",
+            "norm": "none",
+            "activation": "elu",
+            "picture": "normal",
+            "reward": "normal",
+            "goes_on": "soft",
+            "deter": 200,
+            "groups": 32,
+            "classes": 32,
+            "hidden": 200,
+            "units": 400,
+            "layers": 4,
+            "depth": 48,
+            "unimix": 0.0,
+            "ensemble": 0,
+        },
+        "world": {
+            "decode_share": 1.0,
+            "batch": 16,
+            "length": 50,
+            "learning_rate": 3e-4,
+            "eps": 1e-5,
+            "weight_decay": 1e-6,
+            "warmup": 0,
+            "anneal": 0.0,
+            "free": "mean",
+            "dynamics_scale": 0.8,
+            "representation_scale": 0.2,
+        },
+        "policy": {
+            "distribution": "truncated-normal",
+            "gradient": "dynamics",
+            "value": "present",
+            "critic": "normal",
+            "starts": 800,
+            "slow": "target",
+            "slow_rate": 1.0,
+            "slow_every": 100,
+            "normalise": False,
+            "entropy": 1e-4,
+            "penalty": 0.0,
+            "carry": 0.0,
+            "actor_rate": 8e-5,
+            "critic_rate": 8e-5,
+            "eps": 1e-5,
+            "weight_decay": 1e-6,
+            "anneal": 0.0,
+            "average_rate": 1.0,
+            "actor_layers": 4,
+            "critic_layers": 4,
+        },
+    },
+    "v3": {
+        "model": {
+            "cell": "blocks",
+            "encoder": "pooled",
+            "norm": "rms",
+            "goes_on": "soft",
+            "deter": 2048,
+            "groups": 32,
+            "classes": 16,
+            "hidden": 256,
+            "units": 256,
+            "depth": 16,
+            "ensemble": 0,
+        },
+        "world": {
+            "decode_share": 1.0,
+            "batch": 16,
+            "length": 64,
+            "optimizer": "laprop",
+            "learning_rate": 4e-5,
+            "eps": 1e-20,
+            "weight_decay": 0.0,
+            "warmup": 1000,
+            "anneal": 0.0,
+            "discount": 1 - 1 / 333,
+        },
+        "policy": {
+            "optimizer": "laprop",
+            "actor_rate": 4e-5,
+            "critic_rate": 4e-5,
+            "eps": 1e-20,
+            "warmup": 1000,
+            "anneal": 0.0,
+            "starts": 1024,
+            "replay_scale": 0.3,
+            "replay_length": 64,
+            "penalty": 0.0,
+            "carry": 0.0,
+            "average_rate": 1.0,
+            "actor_layers": 3,
+            "critic_layers": 3,
+        },
+    },
+}
+"""What each Dreamer changes: the three as published, one without memory out of the first one's parts, and `laptop`, our
+own: the third made small and fast, with what two phases need."""
+
+_V1 = {"dynamics": "recurrent", "cell": "plain", "deter": 200, "stoch": 30}
+VARIANTS["v1"] = {**VARIANTS["memoryless"], "model": {**VARIANTS["memoryless"]["model"], **_V1}}
+
+_SIZES = {  # deter, hidden, classes, depth and units alike, as published; 32 groups always
+    "1m": (512, 64, 4, 4, 64),
+    "12m": (2048, 256, 16, 16, 256),
+    "25m": (3072, 384, 24, 24, 384),
+    "50m": (4096, 512, 32, 32, 512),
+    "100m": (6144, 768, 48, 48, 768),
+    "200m": (8192, 1024, 64, 64, 1024),
+    "400m": (12288, 1536, 96, 96, 1536),
+}
+SIZES: dict[str, Changes] = {
+    name: {"model": {"groups": 32, **dict(zip(("deter", "hidden", "classes", "depth", "units"), sizes, strict=True))}}
+    for name, sizes in _SIZES.items()
+}
+"""DreamerV3's sizes by its own names, which are not quite the millions of parameters."""
+
+PRESETS: dict[str, Changes] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
@@ -176,7 +443,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "validate_every": 3,
             "save_every": 2,
         },
-        "policy": {"updates": 6, "starts": 16, "horizon": 5, "save_every": 2},
+        "policy": {"updates": 6, "starts": 16, "horizon": 5, "replay_length": 4, "save_every": 2},
         "evaluate": {"tracks": 2},
     },
 }
@@ -226,24 +493,40 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
 
 def resolve(
-    preset: str = "full", file: Mapping[str, Any] | None = None, values: Iterable[tuple[str, Any]] = ()
+    preset: str = "full",
+    file: Mapping[str, Any] | None = None,
+    values: Iterable[tuple[str, Any]] = (),
+    *,
+    variant: str = "laptop",
+    size: str | None = None,
 ) -> Settings:
-    """Combine defaults, preset, file and single values into checked settings.
+    """Combine defaults, variant, size, preset, file and single values into checked settings.
 
     Args:
         preset: name in `PRESETS`.
         file: nested tables as read from a TOML file.
         values: dotted names and values, the last word.
+        variant: name in `VARIANTS`.
+        size: name in `SIZES`; None for the variant's own.
 
     Raises:
-        UsageError: an unknown preset or name (with the nearest valid one), or a value out of bounds.
+        UsageError: an unknown name (with the nearest valid one), a value out of bounds, or values that do not go
+            together.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"There is no preset '{preset}'{did_you_mean(preset, PRESETS)}")
+    chosen = [_named("variant", variant, VARIANTS), _named("preset", preset, PRESETS)]
+    if size is not None:
+        chosen.insert(1, _named("size", size, SIZES))
     tree: dict[str, Any] = {}
-    for name, value in (*flatten(PRESETS[preset]).items(), *flatten(file or {}).items(), *values):
+    changes = (item for changes in (*chosen, file or {}) for item in flatten(changes).items())
+    for name, value in (*changes, *values):
         _set_value(tree, name, value)
     return validate(tree)
+
+
+def _named(kind: str, name: str, known: Mapping[str, Changes]) -> Changes:
+    if name not in known:
+        raise UsageError(f"There is no {kind} '{name}'{did_you_mean(name, known)}")
+    return known[name]
 
 
 def validate(tree: Mapping[str, Any]) -> Settings:
@@ -253,4 +536,6 @@ def validate(tree: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:  # the settings do not go together
+            raise UsageError(str(first["ctx"]["error"])) from error
         raise UsageError(f"The setting {name} = {first['input']!r} is not valid: {first['msg'].lower()}") from error

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .agent import Agent, load_agent
 from .artifacts import Run
+from .envs.actions import GAS, Action
 from .envs.random_policies import make_policy
 from .envs.view import AgentView, Step
 from .learning.imagination import Dream, imagine
@@ -30,7 +31,10 @@ from .randomness import Stream, numpy_stream, seed_torch, stream_seed
 from .scores import EpisodeScore
 
 POLICY, RANDOM, STRAIGHT = "policy", "random", "straight"
-"""The drivers: the run's policy, the random policy of its data, and a little gas with the wheel held straight."""
+"""The drivers: the run's policy, the random policy of its data, and a little gas with the wheel held straight.
+
+That gas is 0.3 where actions are continuous; where they are discrete it is the one gas there is, 0.2.
+"""
 
 DREAM_SAMPLES = 16
 """Imagined futures of each start state, to be averaged."""
@@ -43,8 +47,8 @@ _ZOOM_STEPS = 50
 
 _STRAIGHT = np.array([0.0, 0.3, 0.0], dtype=np.float32)
 
-Driver = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Observation (3, S, S) to action (3,), within one drive."""
+Driver = Callable[[NDArray[np.uint8]], Action]
+"""Observation (3, S, S) to action, within one drive."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Decision(NamedTuple):
     """One decision as it happened: the picture that the driver saw, what it did, and what came of it."""
 
     seen: NDArray[np.uint8]
-    action: NDArray[np.float32]
+    action: Action
     step: Step
 
 
@@ -134,12 +138,14 @@ def agent_of(garage: Garage) -> Agent:
 
 def make_driver(garage: Garage, job: Job) -> Driver:
     """Put a driver at the start of a track, with the random numbers that belong to the two."""
-    if job.driver == STRAIGHT:
-        return lambda _: _STRAIGHT
-    if job.driver == RANDOM:
-        policy = make_policy(garage.random_policy, numpy_stream(garage.seed, Stream.BASELINE, job.track))
-        return lambda _: policy()
     agent = agent_of(garage)
+    continuous = not agent.world.interface.discrete
+    if job.driver == STRAIGHT:
+        return lambda _: _STRAIGHT if continuous else GAS
+    if job.driver == RANDOM:
+        rng = numpy_stream(garage.seed, Stream.BASELINE, job.track)
+        policy = make_policy(garage.random_policy, rng, continuous=continuous)
+        return lambda _: policy()
     agent.reset(stream_seed(garage.seed, Stream.DRIVE, job.track))
     return agent.act
 
@@ -164,7 +170,7 @@ def drive(garage: Garage, job: Job) -> Drive:
     dream_start = -(-_ZOOM_STEPS // settings.action_repeat)
     rewards: list[float] = []
     start: Latent | None = None
-    with AgentView(action_repeat=settings.action_repeat, size=settings.size) as view:
+    with AgentView(**settings.model_dump()) as view:
         for index, decision in enumerate(decisions(view, make_driver(garage, job), job.track)):
             if job.driver == POLICY and index == dream_start:
                 start = agent_of(garage).latent

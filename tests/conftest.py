@@ -20,24 +20,32 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return make_tiny_run(tmp_path_factory.mktemp("artifacts") / "tiny")
 
 
-def make_tiny_run(root: Path, seed: int = 0) -> Run:
+@pytest.fixture(scope="session")
+def discrete_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same, for discrete actions."""
+    return make_tiny_run(tmp_path_factory.mktemp("artifacts") / "discrete", continuous=False)
+
+
+def make_tiny_run(root: Path, seed: int = 0, *, continuous: bool = True) -> Run:
     """Write `world/` and `policy/` as the fitting stages leave them, with weights that a seed gives."""
     import torch
 
-    from pipeline.envs.view import ACTION_HIGH, ACTION_LOW
+    from pipeline.envs.actions import action_bounds
     from pipeline.models.actor_critic import Actor
     from pipeline.models.checkpoints import Interface, build_world, save_actor, save_world
 
-    settings, run = resolve("tiny"), Run(root)
-    interface = Interface(settings.view, tuple(ACTION_LOW.tolist()), tuple(ACTION_HIGH.tolist()))
+    settings, run = resolve("tiny", values=[("view.continuous", continuous)]), Run(root)
+    interface = Interface(settings.view, *action_bounds(continuous), discrete=not continuous)
+    mean = torch.tensor([0.0, 0.2, -0.9] if continuous else [0.1, 0.1, 0.1, 0.6, 0.1])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         world = build_world(settings.model, interface)
-        actor = Actor(world.features, settings.model, 1, torch.tensor([0.0, 0.2, -0.9]), torch.tensor([0.3, 0.3, 0.2]))
+        std = torch.full_like(mean, 0.3)
+        actor = Actor(world.features, settings.model, settings.policy, mean, std, interface.discrete)
     save_world(run.world.weights, world, interface)
     _complete(run.world, settings, {"data": "0" * 64})
     world_hash = file_hash(run.world.weights)
-    save_actor(run.policy.weights, actor, 1, world_hash)
+    save_actor(run.policy.weights, actor, settings.policy, world_hash, interface.discrete)
     _complete(run.policy, settings, {"world": world_hash})
     return run
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline import Agent, load_agent
 from pipeline.artifacts import Run
-from pipeline.envs.view import ACTION_HIGH, ACTION_LOW, AgentView, shrink
+from pipeline.envs.actions import ACTION_HIGH, ACTION_LOW
+from pipeline.envs.view import AgentView, shrink
 from pipeline.errors import StageError, UsageError
 from pipeline.models.dynamics import RecurrentDynamics
 
@@ -45,6 +46,32 @@ def test_actions_are_the_environments(tiny_run: Run, stochastic: bool) -> None:
     assert agent.action_repeat == 4
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_discrete_actions_are_numbers(discrete_run: Run, stochastic: bool) -> None:
+    agent = load_agent(discrete_run.root, stochastic=stochastic)
+    actions = [agent.act(picture(index)) for index in range(60)]
+    assert all(type(action) is int for action in actions)
+    assert set(actions) == (
+        {*range(5)} if stochastic else {3}
+    )  # 3 is likeliest by far in an actor that has not learned
+    agent.reset()
+    assert [agent.act(picture(index)) for index in range(60)] == actions
+
+
+def test_the_likeliest_discrete_action_is_taken_and_remembered(discrete_run: Run) -> None:
+    agent = load_agent(discrete_run.root)
+    agent.actor.network.out.weight.mul_(1000)  # which has an opinion of every state
+    actions = []
+    for index in range(40):
+        action = agent.act(picture(index))
+        assert agent.latent is not None
+        likeliest = agent.actor(agent.latent.feature).log_prob(torch.eye(5)).argmax()
+        assert action == likeliest
+        assert agent._action.tolist() == torch.eye(5)[None, action].tolist()
+        actions.append(action)
+    assert len(set(actions)) > 1
+
+
 def test_reset_forgets(agent: Agent) -> None:
     actions = first_actions(agent, 3)
     assert first_actions(agent, 3) == actions
@@ -70,20 +97,25 @@ def test_what_else_is_drawn_and_what_is_done_to_an_action_do_not_matter(agent: A
         action[:] = 7
 
 
-def test_the_state_is_that_of_training(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fixture", ["tiny_run", "discrete_run"])
+def test_the_state_is_that_of_training(
+    request: pytest.FixtureRequest, fixture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What an agent makes of pictures and of its own actions, one by one, is what training makes of the whole drive."""
+    agent = load_agent(request.getfixturevalue(fixture).root, stochastic=True)
+    width = len(agent.world.interface.low)
 
     def likeliest(dynamics: RecurrentDynamics, logits: torch.Tensor, *_: object) -> torch.Tensor:
         return dynamics.distribution(logits).mode.flatten(-2)
 
     monkeypatch.setattr(RecurrentDynamics, "_draw", likeliest)
-    agent.reset()
     pictures, actions, states = [shrink(picture(index)) for index in range(5)], [], []
     for small in pictures:
-        actions.append(agent.act(small))
+        action = agent.act(small)
+        actions.append(np.eye(width, dtype=np.float32)[action] if isinstance(action, int) else action)
         assert agent.latent is not None
         states.append(agent.latent.deter[0])
-    led = np.concatenate([np.zeros((1, 3), np.float32), np.stack(actions)[:-1]])
+    led = np.concatenate([np.zeros((1, width), np.float32), np.stack(actions)[:-1]])
     first = torch.tensor([[True, False, False, False, False]])
     with torch.no_grad():
         whole = agent.world.model.observe(
@@ -107,6 +139,21 @@ def test_the_agent_drives_the_stock_environment_as_it_drives_its_view(tiny_run: 
         for _ in range(8):
             action = stock_agent.act(observation)
             assert view_agent.act(seen).tolist() == action.tolist()
+            for _ in range(stock_agent.action_repeat):
+                observation, *_ = stock.step(action)
+            seen = view.step(action).observation
+    stock.close()
+
+
+def test_a_discrete_agent_drives_the_stock_environment_too(discrete_run: Run) -> None:
+    stock = gym.make("CarRacing-v3", continuous=False)
+    stock_agent, view_agent = (load_agent(discrete_run.root, stochastic=True) for _ in range(2))
+    observation, _ = stock.reset(seed=3)
+    with AgentView(continuous=False) as view:
+        seen = view.reset(3)
+        for _ in range(8):
+            action = stock_agent.act(observation)
+            assert view_agent.act(seen) == action and action in stock.action_space
             for _ in range(stock_agent.action_repeat):
                 observation, *_ = stock.step(action)
             seen = view.step(action).observation

@@ -124,7 +124,18 @@ def test_every_command_has_examples_and_the_shared_options(command: str, capsys:
     assert dreamer(command, "--help") == 0
     output = capsys.readouterr().out
     assert f"$ dreamer {command}" in output
-    shared = ("--preset", "--config", "--set", "--seed", "--device", "--quiet", "--debug", "--dry-run")
+    shared = (
+        "--preset",
+        "--variant",
+        "--size",
+        "--config",
+        "--set",
+        "--seed",
+        "--device",
+        "--quiet",
+        "--debug",
+        "--dry-run",
+    )
     assert all(option in output for option in shared)
 
 

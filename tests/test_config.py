@@ -8,7 +8,17 @@ import pytest
 import tomli_w
 from pydantic import BaseModel
 
-from pipeline.config import PRESETS, Settings, flatten, parse_value, read_settings_file, resolve, setting_names
+from pipeline.config import (
+    PRESETS,
+    SIZES,
+    VARIANTS,
+    Settings,
+    flatten,
+    parse_value,
+    read_settings_file,
+    resolve,
+    setting_names,
+)
 from pipeline.errors import UsageError
 
 
@@ -18,10 +28,64 @@ def test_each_source_overrides_the_one_before() -> None:
     assert resolve("tiny", {"world": {"updates": 9}}).world.updates == 9
     assert resolve("tiny", {"world": {"updates": 9}}, [("world.updates", 11)]).world.updates == 11
 
+    assert resolve("tiny", variant="v2", size="12m").model.deter == 16
+    assert resolve("full", variant="v2", size="12m").model.deter == 2048
+    assert resolve("full", variant="v2").model.deter == 200
+
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_valid(preset: str) -> None:
-    assert isinstance(resolve(preset), Settings)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_preset_goes_with_every_variant(preset: str, variant: str) -> None:
+    assert isinstance(resolve(preset, variant=variant), Settings)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_is_valid_for_what_has_a_recurrent_state(size: str) -> None:
+    for variant in set(VARIANTS) - {"memoryless"}:
+        assert resolve(variant=variant, size=size).model.groups == 32
+
+
+def test_the_variants_differ_as_their_papers_do() -> None:
+    """Rows of appendix tables: what the settings must come to, read off the papers and their code."""
+    v1, v2, v3 = (resolve(variant=variant) for variant in ("v1", "v2", "v3"))
+    assert (v1.model.deter, v1.model.stoch, v1.world.free_nats, v1.world.free) == (200, 30, 3.0, "mean")
+    assert (v1.policy.gradient, v1.policy.entropy, v1.policy.slow) == ("dynamics", 0.0, "none")
+    balance = v2.world.dynamics_scale / (v2.world.dynamics_scale + v2.world.representation_scale)
+    assert (v2.model.groups, v2.model.classes, balance, v2.world.free) == (32, 32, 0.8, "mean")
+    assert (v2.policy.slow, v2.policy.slow_rate, v2.policy.slow_every) == ("target", 1.0, 100)
+    assert (v3.world.free, v3.world.dynamics_scale, v3.world.representation_scale) == ("step", 1.0, 0.1)
+    assert (v3.world.optimizer, v3.world.learning_rate, v3.policy.slow, v3.policy.gradient) == (
+        "laprop", 4e-5, "regulariser", "reinforce",
+    )  # fmt: skip
+    assert (v3.world.batch, v3.world.length, v3.policy.entropy, v3.policy.lam) == (16, 64, 3e-4, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("variant", "values", "message"),
+    [
+        ("memoryless", [("model.ensemble", 5)], r"memoryless has no h for a model\.ensemble"),
+        ("laptop", [("model.ensemble", 0)], r"policy\.penalty needs a model\.ensemble"),
+        ("v3", [("model.deter", 260)], r"multiple of model\.blocks"),
+        ("v1", [("view.continuous", False)], r"discrete actions .* policy\.gradient = reinforce"),
+        ("v3", [("policy.value", "present")], r"policy\.replay_scale needs policy\.value = next"),
+        ("v3", [("policy.carry", 0.5)], r"set policy\.carry to 0"),
+        ("laptop", [("view.continuous", False), ("collect.policy", "brownian")], "brownian draws continuous actions"),
+        ("v3", [("model.depth", 5)], r"model\.encoder = pooled needs"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_sentence(
+    variant: str, values: list[tuple[str, object]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as refusal:
+        resolve(values=values, variant=variant)
+    assert "\n" not in str(refusal.value)
+
+
+def test_unknown_variants_and_sizes_are_refused() -> None:
+    with pytest.raises(UsageError, match="no variant 'v4'; did you mean 'v"):
+        resolve(variant="v4")
+    with pytest.raises(UsageError, match="no size '13m'; did you mean '1"):
+        resolve(size="13m")
 
 
 def test_every_setting_says_what_it_means_and_every_number_has_bounds() -> None:

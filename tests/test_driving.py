@@ -25,6 +25,7 @@ from pipeline.driving import (
     one_thread,
     open_garage,
 )
+from pipeline.envs.actions import GAS
 from pipeline.envs.view import AgentView
 from pipeline.learning.imagination import Dream, Outcomes
 from pipeline.models.dynamics import Latent
@@ -35,6 +36,11 @@ JOBS = [Job(STRAIGHT, 1000), Job(POLICY, 1000), Job(STRAIGHT, 1001), Job(POLICY,
 @pytest.fixture
 def garage(tiny_run: Run) -> Garage:
     return open_garage(tiny_run)
+
+
+@pytest.fixture
+def discrete_garage(discrete_run: Run) -> Garage:
+    return open_garage(discrete_run)
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +62,30 @@ def test_straight_gas_leaves_the_field(garage: Garage) -> None:
     assert result.dream_start is None and result.dreamt == ()
 
 
-def test_random_driver_differs_by_track_and_seed_alone(garage: Garage) -> None:
+def test_straight_gas_leaves_the_field_by_discrete_actions_too(discrete_garage: Garage) -> None:
+    driver = make_driver(discrete_garage, JOBS[0])
+    assert {driver(np.zeros((3, 64, 64), np.uint8)) for _ in range(3)} == {GAS}
+    result = drive(discrete_garage, JOBS[0])
+    assert result.score.left_field and result.score.decisions < 250
+
+
+@pytest.mark.parametrize("driver", [POLICY, RANDOM])
+def test_discrete_drives(discrete_garage: Garage, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the end, and with all that the dream has to say."""
+    monkeypatch.setattr("pipeline.envs.view.TIME_LIMIT", 100)
+    result = drive(discrete_garage, Job(driver, 1000))
+    assert result.score.decisions == 25 and result.score.truncated
+    assert len(result.dreamt) == (HORIZONS[-1] if driver == POLICY else 0)
+    assert np.isfinite(result.dreamt).all()
+
+
+@pytest.mark.parametrize("fixture", ["garage", "discrete_garage"])
+def test_random_driver_differs_by_track_and_seed_alone(request: pytest.FixtureRequest, fixture: str) -> None:
     def actions(garage: Garage, track: int) -> list[list[float]]:
         driver = make_driver(garage, Job(RANDOM, track))
-        return [driver(np.zeros((3, 64, 64), np.uint8)).tolist() for _ in range(3)]
+        return [np.asarray(driver(np.zeros((3, 64, 64), np.uint8))).tolist() for _ in range(20)]
 
+    garage = request.getfixturevalue(fixture)
     other_seed = replace(garage, seed=1)
     assert actions(garage, 1000) == actions(garage, 1000)
     assert actions(garage, 1000) != actions(garage, 1001)

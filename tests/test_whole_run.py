@@ -57,3 +57,21 @@ def test_from_random_driving_to_a_score_and_again(tmp_path: Path) -> None:
     assert refused.returncode == 3
     assert "dreamer fit-world --run small --fresh" in refused.stderr.replace("\n", " ")
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_with_discrete_actions(tmp_path: Path) -> None:
+    options = ("--preset", "tiny", "--data", "five", "--run", "five", "--set", "view.continuous=false")
+    done = dreamer(tmp_path, "run", *options)
+    assert done.returncode == 0, done.stderr
+    agent = load_agent(tmp_path / "artifacts" / "five")
+    assert agent.world.interface.discrete and not agent.world.interface.view.continuous
+    with gym.make("CarRacing-v3", continuous=False) as env:
+        observation, _ = env.reset(seed=1000)
+        action = agent.act(observation)
+        env.step(action)
+    assert isinstance(action, int)
+
+    refused = dreamer(tmp_path, "collect", "--preset", "tiny", "--data", "five")
+    assert refused.returncode == 3
+    assert "was collected with view.continuous False, not True" in refused.stderr.replace("\n", " ")

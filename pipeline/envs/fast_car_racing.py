@@ -104,7 +104,7 @@ class FastCarRacing(CarRacing):
         """Advance by 1/50 s.
 
         Args:
-            action: float array (3,), `[steer -1..1, gas 0..1, brake 0..1]`.
+            action: float array (3,), `[steer -1..1, gas 0..1, brake 0..1]`; with `continuous=False` a number, 0 to 4.
             draw: False where the picture will not be looked at: the observation returned is then an earlier
                 one, unless this step ends the episode (its last picture is always drawn).
 

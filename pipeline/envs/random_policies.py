@@ -4,24 +4,27 @@ A driver who looks at nothing leaves the road at the first or second bend and th
 world model is therefore not one long drive but many short and different ones: the process is drawn anew for
 every episode, from crawling to full gas and from straight on to full lock, and the episode is stopped some
 decisions after the car has left the road.
+
+Where actions are discrete, other drivers go by the same names.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError, did_you_mean
-from .view import ACTION_HIGH, ACTION_LOW
+from .actions import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, BRAKE, GAS, LEFT, NOTHING, RIGHT, Action
 
 
 class RandomPolicy(ABC):
-    """A driver for one episode. Each call gives the next action, (3,) float32 `[steer, gas, brake]`.
+    """A driver for one episode. Each call gives the next action: (3,) float32 `[steer, gas, brake]`, or a number.
 
     Args:
         rng: its only source of anything; actions depend on its state alone.
@@ -33,8 +36,8 @@ class RandomPolicy(ABC):
         self._rng = rng
 
     @abstractmethod
-    def __call__(self) -> NDArray[np.float32]:
-        """Return the action of the next decision, within `ACTION_LOW` and `ACTION_HIGH`."""
+    def __call__(self) -> Action:
+        """Return the action of the next decision: within `ACTION_LOW` and `ACTION_HIGH`, or one of `ACTION_NAMES`."""
 
 
 class Uniform(RandomPolicy):
@@ -112,37 +115,104 @@ class Smooth(RandomPolicy):
         return value + rate * (mean - value) + noise * float(self._rng.normal())
 
 
-_SHARES: tuple[tuple[type[RandomPolicy], float], ...] = ((Smooth, 0.96), (Brownian, 0.03), (Uniform, 0.01))
+class UniformChoice(RandomPolicy):
+    """One of the five actions drawn at each decision, each as likely. It brakes as often as it speeds up: it crawls."""
+
+    name = "uniform"
+
+    def __call__(self) -> int:
+        """Draw an action."""
+        return int(self._rng.integers(len(ACTION_NAMES)))
+
+
+class Sticky(RandomPolicy):
+    """An action drawn and held for some decisions, then another, with likelihoods drawn anew for every episode.
+
+    Drawn for an episode:
+
+    - how many decisions lie between two draws: 1 to 5 on average, log-uniform, and geometric around that.
+    - steering, as likely right as left: .02 to .6 of the draws, log-uniform. Steering that is held reaches full lock.
+    - brake: U(0, .08) of the other draws; of those left, gas: 1 - .9 u^3 with u from U(0, 1). Gas being a fifth of full
+      gas, only a car that gives little else gets fast: many do, and some crawl.
+    """
+
+    name = "smooth"
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
+        self._draw_again = math.exp(-rng.uniform(0.0, math.log(5.0)))
+        steer = math.exp(rng.uniform(math.log(0.02), math.log(0.6)))
+        brake = (1 - steer) * rng.uniform(0.0, 0.08)
+        gas = (1 - steer - brake) * (1 - 0.9 * rng.uniform() ** 3)
+        self._likelihoods = np.zeros(len(ACTION_NAMES))
+        self._likelihoods[[RIGHT, LEFT]] = steer / 2
+        self._likelihoods[[NOTHING, GAS, BRAKE]] = 1 - steer - brake - gas, gas, brake
+        self._action = self._draw()
+
+    def __call__(self) -> int:
+        """Return the present action and hold it, or draw another."""
+        action = self._action
+        if self._rng.random() < self._draw_again:
+            self._action = self._draw()
+        return action
+
+    def _draw(self) -> int:
+        return int(self._rng.choice(len(ACTION_NAMES), p=self._likelihoods))
+
+
+_Shares = Sequence[tuple[type[RandomPolicy], float]]
+
+_SHARES: _Shares = ((Smooth, 0.96), (Brownian, 0.03), (Uniform, 0.01))
+_DISCRETE_SHARES: _Shares = ((Sticky, 0.97), (UniformChoice, 0.03))
 """Of the episodes of `mixture`. Drives that crawl stay on the road and last: of the decisions it is more."""
 
 
-def mixture(rng: np.random.Generator) -> RandomPolicy:
+def mixture(rng: np.random.Generator, shares: _Shares = _SHARES) -> RandomPolicy:
     """Draw one of the other policies for an episode: mostly `smooth`."""
-    kinds, shares = zip(*_SHARES, strict=True)
-    return kinds[rng.choice(len(kinds), p=shares)](rng)  # type: ignore[no-any-return]
+    kinds, likelihoods = zip(*shares, strict=True)
+    return kinds[rng.choice(len(kinds), p=likelihoods)](rng)  # type: ignore[no-any-return]
 
 
-POLICIES: dict[str, Callable[[np.random.Generator], RandomPolicy]] = {
+_Policies = Mapping[str, Callable[[np.random.Generator], RandomPolicy]]
+
+POLICIES: _Policies = {
     Uniform.name: Uniform,
     Brownian.name: Brownian,
     Smooth.name: Smooth,
     "mixture": mixture,
 }
+"""By name, where actions are continuous."""
+
+DISCRETE_POLICIES: _Policies = {
+    UniformChoice.name: UniformChoice,
+    Sticky.name: Sticky,
+    "mixture": partial(mixture, shares=_DISCRETE_SHARES),
+}
+"""By name, where actions are discrete; there is nothing in between them to walk through, and no `brownian`."""
 
 
-def make_policy(name: str, rng: np.random.Generator) -> RandomPolicy:
+def make_policy(name: str, rng: np.random.Generator, *, continuous: bool = True) -> RandomPolicy:
     """Make the random driver of one episode.
 
     Args:
-        name: one of `POLICIES`.
+        name: one of `POLICIES`, or of `DISCRETE_POLICIES`.
         rng: source of the policy's own parameters and of its actions.
+        continuous: which of the two.
 
     Returns:
         A policy; its `name` is that of the process drawn, for `mixture` too.
 
     Raises:
-        UsageError: There is no policy of that name.
+        UsageError: see `check_policy`.
     """
+    check_policy(name, continuous=continuous)
+    return (POLICIES if continuous else DISCRETE_POLICIES)[name](rng)
+
+
+def check_policy(name: str, *, continuous: bool) -> None:
+    """Raise UsageError where there is no policy of that name, or none for such actions."""
     if name not in POLICIES:
         raise UsageError(f"there is no random policy '{name}'{did_you_mean(name, POLICIES)}")
-    return POLICIES[name](rng)
+    if not continuous and name not in DISCRETE_POLICIES:
+        others = ", ".join(sorted(DISCRETE_POLICIES))
+        raise UsageError(f"collect.policy = {name} draws continuous actions; for discrete ones there are {others}")

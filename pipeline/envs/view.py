@@ -10,10 +10,8 @@ import numpy as np
 from gymnasium.envs.box2d.car_racing import CarRacing
 from numpy.typing import NDArray
 
+from .actions import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, Action
 from .fast_car_racing import FastCarRacing
-
-ACTION_LOW = np.array([-1.0, 0.0, 0.0], dtype=np.float32)
-ACTION_HIGH = np.array([1.0, 1.0, 1.0], dtype=np.float32)
 
 TIME_LIMIT = 1000
 """Environment steps (1/50 s each) after which an episode is cut off: the limit of gymnasium's spec."""
@@ -64,22 +62,33 @@ class Step:
 class AgentView:
     """CarRacing-v3 with one step a decision. A context manager; needs no display.
 
-    Observations, rewards and flags are those of `gym.make("CarRacing-v3")` stepped `action_repeat` times with
-    the same action or until the episode ends, its last picture shrunk.
+    Observations, rewards and flags are those of `gym.make("CarRacing-v3", continuous=continuous)` stepped
+    `action_repeat` times with the same action or until the episode ends, its last picture shrunk.
 
     Args:
         action_repeat: environment steps for which an action is held.
         size: height and width of an observation, pixels.
+        continuous: actions are steering, gas and brake; else they are numbers, see `ACTION_NAMES`.
         fast: draw only what is seen, with short cuts (see `fast_car_racing`); the pictures are the same.
         film: keep large pictures too, for a video (see `film_frames`). They are drawn by gymnasium, slowly.
     """
 
-    def __init__(self, *, action_repeat: int = 4, size: int = 64, fast: bool = True, film: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        action_repeat: int = 4,
+        size: int = 64,
+        continuous: bool = True,
+        fast: bool = True,
+        film: bool = False,
+    ) -> None:
         self._action_repeat = action_repeat
         self._size = size
+        self._continuous = continuous
         self._film = film
         self._fast = fast
-        self._env: Any = (FastCarRacing if fast else CarRacing)(render_mode="rgb_array" if film else None)
+        make = FastCarRacing if fast else CarRacing
+        self._env: Any = make(render_mode="rgb_array" if film else None, continuous=continuous)
         self._steps = 0
         self._over = True
         self._frames: list[NDArray[np.uint8]] = []
@@ -96,22 +105,19 @@ class AgentView:
         self._frames = [self._env.render()] if self._film else []
         return shrink(frame, self._size)
 
-    def step(self, action: NDArray[np.float32]) -> Step:
+    def step(self, action: Action) -> Step:
         """Hold an action for `action_repeat` environment steps, or until the episode ends.
 
         Args:
-            action: (3,) `[steer, gas, brake]`, clipped to `ACTION_LOW` and `ACTION_HIGH`.
+            action: (3,) `[steer, gas, brake]`, clipped to `ACTION_LOW` and `ACTION_HIGH`; or a number, 0 to 4.
 
         Raises:
             RuntimeError: The episode is over, or none was started: call `reset` first.
-            ValueError: The action is not three finite numbers.
+            ValueError: The action is not three finite numbers; or not one of the five.
         """
         if self._over:
             raise RuntimeError("the episode is over: call reset before step")
-        if action.shape != ACTION_LOW.shape or not np.isfinite(action).all():
-            raise ValueError(f"an action is three finite numbers (steer, gas, brake), not {action}")
-        action = np.clip(action, ACTION_LOW, ACTION_HIGH, dtype=np.float32)
-        frame, reward, terminated, truncated, info = self._hold(action)
+        frame, reward, terminated, truncated, info = self._hold(self._valid(action))
         self._over = terminated or truncated
         car = self._env.car
         return Step(
@@ -145,7 +151,19 @@ class AgentView:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hold(self, action: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def _valid(self, action: Action) -> Action:
+        """The action as the simulator takes it. Raises ValueError."""
+        if self._continuous:
+            if np.shape(action) != ACTION_LOW.shape or not np.isfinite(action).all():
+                raise ValueError(f"an action is three finite numbers (steer, gas, brake), not {action}")
+            clipped: NDArray[np.float32] = np.clip(action, ACTION_LOW, ACTION_HIGH, dtype=np.float32)
+            return clipped
+        if not isinstance(action, int | np.integer) or not 0 <= action < len(ACTION_NAMES):
+            names = ", ".join(f"{number} {name}" for number, name in enumerate(ACTION_NAMES))
+            raise ValueError(f"an action is a whole number ({names}), not {action}")
+        return int(action)
+
+    def _hold(self, action: Action) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         total = 0.0
         self._frames = []
         for left in reversed(range(self._action_repeat)):

@@ -31,8 +31,8 @@ class Decisions:
     """An episode without its pictures. T decisions; each array has one entry a decision, and T >= 1.
 
     Attributes:
-        actions: (T, A) float32, the environment's own `[steer, gas, brake]`; action t was chosen at observation t
-            and led to observation t + 1.
+        actions: (T, A) float32, the environment's own `[steer, gas, brake]`, or (T,) int64, the numbers of discrete
+            ones; action t was chosen at observation t and led to observation t + 1.
         rewards: (T,) float32; reward t is what came of action t, and arrived with observation t + 1.
         terminations: (T,) bool; the episode ended for good. Only the last can be True.
         truncations: (T,) bool; the recording stopped there, although driving could have gone on. Only the last
@@ -44,7 +44,7 @@ class Decisions:
         track_tiles: tiles that make a lap.
     """
 
-    actions: NDArray[np.float32]
+    actions: NDArray[np.float32] | NDArray[np.int64]
     rewards: NDArray[np.float32]
     terminations: NDArray[np.bool_]
     truncations: NDArray[np.bool_]
@@ -55,11 +55,12 @@ class Decisions:
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
-        if steps < 1 or self.actions.ndim != 2:
-            raise ValueError("an episode has at least one decision, and actions of shape (T, A)")
+        if steps < 1:
+            raise ValueError("an episode has at least one decision")
         if set(self.infos) != set(INFO_TYPES):
             raise ValueError(f"infos are {', '.join(INFO_TYPES)}, not {', '.join(self.infos)}")
-        _check("actions", self.actions, np.float32, (steps, self.actions.shape[1]))
+        discrete = self.actions.ndim == 1
+        _check("actions", self.actions, np.int64 if discrete else np.float32, (steps, *self.actions.shape[1:2]))
         _check("rewards", self.rewards, np.float32, (steps,))
         _check("terminations", self.terminations, np.bool_, (steps,))
         _check("truncations", self.truncations, np.bool_, (steps,))
@@ -67,6 +68,8 @@ class Decisions:
             _check(name, self.infos[name], dtype, (steps,))
         if not (np.isfinite(self.actions).all() and np.isfinite(self.rewards).all()):
             raise ValueError("actions and rewards are finite numbers")
+        if discrete and (self.actions < 0).any():
+            raise ValueError("discrete actions are numbers from 0 on")
         ends = self.terminations.astype(int) + self.truncations
         if ends[:-1].any() or ends[-1] != 1:
             raise ValueError("an episode ends at its last decision and only there, terminated or else truncated")
@@ -135,7 +138,7 @@ class Batch:
 
     Attributes:
         observation: (B, T, 3, S, S) uint8.
-        action: (B, T, A) float32, the environment's own; zeros where `is_first`.
+        action: (B, T, A) float32, the environment's own, a discrete one as a one-hot vector; zeros where `is_first`.
         reward: (B, T) float32; zero where `is_first`.
         is_first: (B, T) bool; an episode begins here, whatever is to the left belongs to another one.
         is_terminal: (B, T) bool; the episode ended here for good. An episode that was cut short is not terminal.

@@ -2,7 +2,7 @@
 
     /episode_<i>                      attributes: id, total_steps, seed, policy, track_tiles, sha256
         observations                  (T + 1, 3, S, S) uint8, gzip-1, chunks of 16 pictures
-        actions                       (T, A) float32
+        actions                       (T, A) float32, or discrete ones (T,) int64
         rewards                       (T,) float32
         terminations, truncations     (T,) bool
         infos/                        (T,) each: speed, on_road, tiles, lap_finished
@@ -50,10 +50,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What all episodes of a data set share: A numbers in an action, pictures of S x S."""
+    """What all episodes of a data set share.
+
+    Attributes:
+        action: numbers in an action, A; of discrete ones, how many there are to choose from.
+        size: height and width of a picture, S.
+        discrete: whether an action is a single number in 0 .. A - 1.
+    """
 
     action: int
     size: int
+    discrete: bool = False
+
+    def fit(self, actions: NDArray[Any]) -> bool:
+        """Whether an episode's actions are such actions."""
+        if self.discrete:
+            return actions.ndim == 1 and bool((actions < self.action).all())
+        return actions.shape[1:] == (self.action,)
 
 
 def group_name(index: int) -> str:
@@ -99,7 +112,7 @@ def read_decisions(file: h5py.File, index: int, entry: Entry, shapes: Shapes) ->
     group = _open(file, group_name(index), h5py.Group)
     arrays, infos = _arrays(group, entry, shapes)
     try:
-        return Decisions(
+        decisions = Decisions(
             **{name: arrays[name][()] for name in COLUMNS},
             infos={name: array[()] for name, array in infos.items()},
             seed=_attribute(group, "seed", int),
@@ -110,6 +123,9 @@ def read_decisions(file: h5py.File, index: int, entry: Entry, shapes: Shapes) ->
         raise
     except (ValueError, OSError) as error:
         raise ForeignError(f"{group.name} is damaged: {error}") from error
+    if not shapes.fit(decisions.actions):
+        raise ForeignError(f"{group.name} has an action beyond the {shapes.action} that there are")
+    return decisions
 
 
 def read_frames(file: h5py.File, index: int, entry: Entry, shapes: Shapes, rows: slice, out: NDArray[np.uint8]) -> None:
@@ -133,7 +149,7 @@ def _schema(entry: Entry, shapes: Shapes) -> dict[str, tuple[Any, tuple[int, ...
     steps = entry.steps
     return {
         "observations": (np.uint8, (steps + 1, 3, shapes.size, shapes.size)),
-        "actions": (np.float32, (steps, shapes.action)),
+        "actions": (np.int64, (steps,)) if shapes.discrete else (np.float32, (steps, shapes.action)),
         "rewards": (np.float32, (steps,)),
         "terminations": (np.bool_, (steps,)),
         "truncations": (np.bool_, (steps,)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..artifacts import write_text
-from ..config import RandomPolicyName, Section, Settings, flatten
+from ..config import RandomPolicyName, Section, Settings, ViewSettings, flatten
+from ..envs.actions import action_bounds
 
 FORMAT: Final = 1
 """Version of the data format; raised when it changes, so that old data cannot be misread."""
@@ -29,15 +31,22 @@ class View(Section):
         action_repeat: environment steps for which an action was held.
         size: height and width of an observation, pixels.
         resize: how the picture was made smaller.
-        action_low: smallest action.
-        action_high: largest action.
+        continuous: whether an action is several numbers; else it is the number of one of several actions.
+        action_low: smallest action; of a discrete one's one-hot vector, zeros.
+        action_high: largest action; of a discrete one's one-hot vector, ones.
     """
 
     action_repeat: int = Field(ge=1, le=1000)
     size: int = Field(ge=1, le=1024)
     resize: str = Field("cv2.INTER_AREA of the 96x96 picture", max_length=200)
+    continuous: bool = True
     action_low: tuple[float, ...] = Field(min_length=1, max_length=64)
     action_high: tuple[float, ...] = Field(min_length=1, max_length=64)
+
+    @property
+    def settings(self) -> ViewSettings:
+        """The settings that ask for this view."""
+        return ViewSettings(action_repeat=self.action_repeat, size=self.size, continuous=self.continuous)
 
 
 class Origin(Section):
@@ -72,16 +81,10 @@ class Origin(Section):
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The origin of data collected here and now with these settings."""
-        from ..envs.view import ACTION_HIGH, ACTION_LOW
-
+        low, high = action_bounds(settings.view.continuous)
         return cls(
             gymnasium=importlib.metadata.version("gymnasium"),
-            view=View(
-                action_repeat=settings.view.action_repeat,
-                size=settings.view.size,
-                action_low=tuple(ACTION_LOW.tolist()),
-                action_high=tuple(ACTION_HIGH.tolist()),
-            ),
+            view=View(**settings.view.model_dump(), action_low=low, action_high=high),
             policy=settings.collect.policy,
             patience=settings.collect.patience,
             limit=settings.collect.limit,
@@ -108,7 +111,6 @@ def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: 
         steps: decisions in all of them.
         megabytes: size of the HDF5 file, 10^6 bytes.
     """
-    low, high = (np.array(bound, np.float32) for bound in (origin.view.action_low, origin.view.action_high))
     picture = (3, origin.view.size, origin.view.size)
     tree = {
         "dataset_id": f"dreamer/{re.sub('[^-_a-zA-Z0-9]', '_', name)}-v0",
@@ -120,8 +122,8 @@ def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: 
         "dataset_size": round(megabytes, 1),
         "algorithm_name": f"random driving ({origin.policy})",
         "dreamer": origin.model_dump(mode="json"),
-        "env_spec": _environment_spec(origin.environment),
-        "action_space": _box(low, high),
+        "env_spec": _environment_spec(origin),
+        "action_space": _action_space(origin.view),
         "observation_space": _box(np.full(picture, 0, np.uint8), np.full(picture, 255, np.uint8)),
     }
     write_text(path, json.dumps(tree, indent=2) + "\n")
@@ -138,16 +140,29 @@ def read_origin(path: Path) -> Origin:
     if version != FORMAT:
         raise ValueError(f"has data format {version}, this version reads {FORMAT}")
     origin = Origin.model_validate(tree["dreamer"])
-    if len(origin.view.action_low) != len(origin.view.action_high):
+    low, high = origin.view.action_low, origin.view.action_high
+    if len(low) != len(high):
         raise ValueError("the bounds of an action differ in length")
+    if not origin.view.continuous and (set(low), set(high)) != ({0.0}, {1.0}):
+        raise ValueError("the bounds of discrete actions are not those of one-hot vectors")
     return origin
 
 
-def _environment_spec(environment: str) -> str:
+def _environment_spec(origin: Origin) -> str:
     """The stock environment, from which Minari's `recover_environment` makes one."""
     import gymnasium
 
-    return gymnasium.spec(environment).to_json()
+    spec = gymnasium.spec(origin.environment)
+    if not origin.view.continuous:
+        spec = replace(spec, kwargs={**spec.kwargs, "continuous": False})
+    return spec.to_json()
+
+
+def _action_space(view: View) -> str:
+    """As Minari serialises it."""
+    if view.continuous:
+        return _box(np.array(view.action_low, np.float32), np.array(view.action_high, np.float32))
+    return json.dumps({"type": "Discrete", "dtype": "int64", "start": 0, "n": len(view.action_low)})
 
 
 def _box(low: NDArray[Any], high: NDArray[Any]) -> str:

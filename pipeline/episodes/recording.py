@@ -6,8 +6,10 @@ from functools import cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import Settings
+from ..envs.actions import Action
 from ..envs.random_policies import RandomPolicy, make_policy
 from ..envs.tracks import episode_seed
 from ..envs.view import AgentView
@@ -25,8 +27,9 @@ def record_episode(settings: Settings, number: int) -> Episode:
     Returns:
         The episode; the same for the same arguments, in whatever process.
     """
-    view = _view(settings.view.action_repeat, settings.view.size)
-    policy = make_policy(settings.collect.policy, numpy_stream(settings.seed, Stream.RANDOM_POLICY, number))
+    view = _view(**settings.view.model_dump())
+    rng = numpy_stream(settings.seed, Stream.RANDOM_POLICY, number)
+    policy = make_policy(settings.collect.policy, rng, continuous=settings.view.continuous)
     seed = episode_seed(settings.seed, number)
     return record(view, policy, seed, patience=settings.collect.patience, limit=settings.collect.limit)
 
@@ -37,9 +40,9 @@ def use_one_thread() -> None:
 
 
 @cache
-def _view(action_repeat: int, size: int) -> AgentView:
+def _view(action_repeat: int, size: int, continuous: bool) -> AgentView:
     """The environment, made once in a process: a reset leaves nothing of the episode before."""
-    return AgentView(action_repeat=action_repeat, size=size)
+    return AgentView(action_repeat=action_repeat, size=size, continuous=continuous)
 
 
 def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, limit: int) -> Episode:
@@ -73,7 +76,7 @@ def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, l
     truncations[-1] = not terminations[-1]
     return Episode(
         observations=np.stack(observations),
-        actions=np.stack(actions),
+        actions=_as_array(actions),
         rewards=np.array([step.reward for step in steps], np.float32),
         terminations=terminations,
         truncations=truncations,
@@ -82,3 +85,8 @@ def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, l
         policy=policy.name,
         track_tiles=view.track_tiles,
     )
+
+
+def _as_array(actions: list[Action]) -> NDArray[np.float32] | NDArray[np.int64]:
+    """(T, A) float32, or discrete ones (T,) int64."""
+    return np.array(actions, np.int64) if isinstance(actions[0], int) else np.array(actions, np.float32)

@@ -137,7 +137,7 @@ class EpisodeStore:
 
     @property
     def view(self) -> View:
-        """How the agent saw the environment: `action_repeat`, `size`, `action_low`, `action_high`."""
+        """How the agent saw the environment: `action_repeat`, `size`, `continuous`, `action_low`, `action_high`."""
         return self.origin.view
 
     @property
@@ -201,9 +201,10 @@ class EpisodeWriter:
 
     def append(self, episode: Episode) -> None:
         """Add an episode; it is on disk when this returns. Raises ValueError where it does not fit the others."""
-        shapes = Shapes(action=episode.actions.shape[1], size=episode.observations.shape[-1])
-        if shapes != _shapes(self.origin):
-            raise ValueError(f"the data set holds {_shapes(self.origin)}, the episode has {shapes}")
+        shapes, size = _shapes(self.origin), episode.observations.shape[-1]
+        if size != shapes.size or not shapes.fit(episode.actions):
+            actions = f"{episode.actions.dtype} actions {episode.actions.shape}"
+            raise ValueError(f"the data set holds {shapes}, the episode has {actions} and pictures of size {size}")
         index = len(self)
         with atomic_path(_pending_path(self.path, index)) as temporary, h5py.File(temporary, "w") as file:
             entry = hdf5.write_episode(file, index, episode)
@@ -253,7 +254,8 @@ class EpisodeWriter:
 
 
 def _shapes(origin: Origin) -> Shapes:
-    return Shapes(action=len(origin.view.action_low), size=origin.view.size)
+    view = origin.view
+    return Shapes(action=len(view.action_low), size=view.size, discrete=not view.continuous)
 
 
 def _pending_path(path: Path, index: int) -> Path:

@@ -105,9 +105,13 @@ class Windows:
                 decisions: Decisions = recorded
             else:
                 decisions = self.store.read_decisions(episode)
-            self._action[begin + 1 : end] = decisions.actions
+            self._action[begin + 1 : end] = self._as_vectors(decisions.actions)
             self._reward[begin + 1 : end] = decisions.rewards
             self._is_terminal[begin + 1 : end] = decisions.terminations
+
+    def _as_vectors(self, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (T, A) as they are, discrete ones (T,) as one-hot vectors."""
+        return actions if self.store.view.continuous else np.eye(self._action.shape[1], dtype=np.float32)[actions]
 
     def __len__(self) -> int:
         """Rows in the stream."""

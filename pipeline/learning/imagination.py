@@ -72,6 +72,9 @@ class Dream:
 def imagine(dream: Dream, actor: Actor, start: Latent, horizon: int, *, sample: bool = True) -> Trajectory:
     """Roll the policy out in the dream.
 
+    The policy sees states as constants, as in the papers: what is left of the gradient goes from states back to the
+    actions that led to them.
+
     Args:
         dream: the world.
         actor: the policy.

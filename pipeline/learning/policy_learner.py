@@ -13,8 +13,10 @@ from ..config import PolicySettings
 from ..models.actor_critic import Actor, Critic, move_towards
 from ..models.dynamics import Latent
 from ..models.world_model import WorldModel
+from .encoding import Rows
 from .imagination import Dream, Outcomes, Trajectory, imagine
-from .policy_loss import policy_loss
+from .optimizers import clip_gradients, make_optimizer
+from .policy_loss import Critics, policy_loss
 from .precision import autocast
 from .returns import ReturnScale
 from .schedule import set_step_size, step_size
@@ -26,6 +28,7 @@ class PolicyLearner:
     Trajectories are short, for the model's errors grow along them, and the recorded states are those of random
     driving: an actor that starts from these alone never learns what to do at the speed it will reach. So most
     trajectories go on where the last update's ended, under the actor as it has become, until they end by chance.
+    (Not where the critic learns from recorded rewards too: then all start in windows of recorded rows.)
 
     Attributes:
         ends: (N, ...), states that the last update's trajectories ended in, and `carried`, (N,) bool, those to go on.
@@ -33,26 +36,30 @@ class PolicyLearner:
 
     Args:
         model: the world model, without gradients.
-        recorded: states of the data (N, ...) to start from, `stoch` as uint8.
+        recorded: states of the data (N, ...) to start from, `stoch` as float32 or uint8.
         actor: fresh.
-        settings: of the fitting; `precision` resolved.
+        settings: of the fitting; `precision` resolved, `discount` that of the continue head, where that one is soft.
+        rows: (N,), what was recorded with those states; needed where `replay_scale` is not 0.
     """
 
-    def __init__(self, model: WorldModel, recorded: Latent, actor: Actor, settings: PolicySettings) -> None:
+    def __init__(
+        self, model: WorldModel, recorded: Latent, actor: Actor, settings: PolicySettings, rows: Rows | None = None
+    ) -> None:
+        assert rows is not None or not settings.replay_scale, "a critic that learns from recorded rewards needs them"
         self.model, self.recorded, self.settings = model, recorded, settings
+        self.rows = rows if settings.replay_scale else None
+        self.soft = model.settings.goes_on == "soft"
         self.ends = model.dynamics.initial(settings.starts, device=model.device)
         self.carried = torch.zeros(settings.starts, dtype=torch.bool, device=model.device)
         self.dream = Dream(model)
         self._last = settings.updates
         self.actor = actor
         self.acting = deepcopy(actor).requires_grad_(False)
-        self.critic = Critic(model.features, model.settings, settings.layers).to(model.device)
+        self.critic = Critic(model.features, model.settings, settings).to(model.device)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
         self.scale = ReturnScale(settings.return_rate).to(model.device)
-        self.actor_optimizer = torch.optim.AdamW(actor.parameters(), settings.actor_rate, weight_decay=0, fused=True)
-        self.critic_optimizer = torch.optim.AdamW(
-            self.critic.parameters(), settings.critic_rate, weight_decay=0, fused=True
-        )
+        self.actor_optimizer = make_optimizer(actor.parameters(), settings, settings.actor_rate)
+        self.critic_optimizer = make_optimizer(self.critic.parameters(), settings, settings.critic_rate)
 
     def begin(self, first: int, last: int) -> None:
         """Note where the updates end, for the step sizes."""
@@ -65,37 +72,56 @@ class PolicyLearner:
             (self.actor_optimizer, settings.actor_rate),
             (self.critic_optimizer, settings.critic_rate),
         ):
-            set_step_size(optimizer, step_size(rate, index, self._last, warmup=0, anneal=settings.anneal))
-        with autocast(self.model.device, settings.precision), torch.no_grad():
-            trajectory = imagine(self.dream, self.actor, self._draw_starts(), settings.horizon)
-            outcomes = self.dream.outcomes(trajectory.latents[1:])
+            size = step_size(rate, index, self._last, warmup=settings.warmup, anneal=settings.anneal)
+            set_step_size(optimizer, size)
+        start, rows = self._draw_starts()
+        through = settings.gradient != "reinforce"  # the gradient goes through the trajectory
+        with autocast(self.model.device, settings.precision), torch.set_grad_enabled(through):
+            trajectory = imagine(self.dream, self.actor, start, settings.horizon)
+            first = 1 if settings.value == "next" else 0
+            outcomes = self.dream.outcomes(trajectory.latents[first:])
         self._carry(trajectory, outcomes)
         # A context of its own: the weights cast without gradients above must not be used again.
         with autocast(self.model.device, settings.precision):
-            loss = policy_loss(self.actor, self.critic, self.slow_critic, self.scale, trajectory, outcomes, settings)
+            critics = Critics(self.critic, self.slow_critic, self.scale)
+            loss = policy_loss(self.actor, critics, trajectory, outcomes, settings, soft=self.soft, rows=rows)
         norms = {
             "actor_gradient": self._step(self.actor, self.actor_optimizer, loss.actor),
             "critic_gradient": self._step(self.critic, self.critic_optimizer, loss.critic),
         }
-        move_towards(self.slow_critic, self.critic, settings.slow_rate)
+        if settings.slow != "none" and index % settings.slow_every == 0:
+            move_towards(self.slow_critic, self.critic, settings.slow_rate)
         move_towards(self.acting, self.actor, max(settings.average_rate, 1 / (index + 1)))
         return {**loss.parts, **norms}
 
-    def _draw_starts(self) -> Latent:
-        """Recorded states at random, and those that are carried on."""
-        chosen = torch.randint(len(self.recorded.deter), (self.settings.starts,), device=self.model.device)
-        recorded = Latent(self.recorded.deter[chosen], self.recorded.stoch[chosen].float())
-        return self.ends.where(self.carried, recorded)
+    def _draw_starts(self) -> tuple[Latent, Rows | None]:
+        """Where to start: (N, ...); and where the critic learns from recorded rows too, those, (L, W) with L W = N."""
+        settings, device = self.settings, self.model.device
+        count = len(self.recorded.deter)
+        if self.rows is None:
+            chosen = torch.randint(count, (settings.starts,), device=device)
+            return self.ends.where(self.carried, self._recorded(chosen)), None
+        length = settings.replay_length
+        begin = torch.randint(count - length + 1, (max(1, settings.starts // length),), device=device)
+        window = begin + torch.arange(length, device=device)[:, None]  # (L, W)
+        return self._recorded(window.flatten()), Rows(*(part[window] for part in self.rows))
+
+    def _recorded(self, chosen: Tensor) -> Latent:
+        return Latent(self.recorded.deter[chosen], self.recorded.stoch[chosen].float())
 
     def _carry(self, trajectory: Trajectory, outcomes: Outcomes) -> None:
         """Choose which trajectories the next update carries on; one whose episode may have ended, as likely less."""
-        self.ends = trajectory.latents[-1]
-        self.carried = torch.rand_like(outcomes.reward[0]) < self.settings.carry * outcomes.goes_on.prod(0)
+        self.ends = trajectory.latents[-1].detach()
+        goes_on = outcomes.goes_on[-self.settings.horizon :].detach()
+        if self.soft:
+            goes_on = goes_on / self.settings.discount
+        self.carried = torch.rand_like(goes_on[0]) < self.settings.carry * goes_on.prod(0)
 
     def _step(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        parameters = list(network.parameters())
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip)
+        loss.backward(inputs=parameters)  # and nobody else's
+        norm = clip_gradients(parameters, self.settings)
         optimizer.step()
         return norm
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from ..config import WorldSettings
 from ..episodes.windows import Batch
 from ..models.dynamics import Latent, stack
-from ..models.networks import to_picture
+from ..models.pictures import to_picture
 from ..models.world_model import WorldModel
 from ..randomness import Stream, numpy_stream, seed_torch
 from .imagination import Dream
+from .optimizers import clip_gradients, make_optimizer
 from .precision import autocast
 from .schedule import set_step_size, step_size
 from .world_loss import world_loss
@@ -56,9 +57,7 @@ class WorldLearner:
         self, model: WorldModel, settings: WorldSettings, train: WindowSource, held_out: WindowSource, seed: int
     ) -> None:
         self.model, self.settings, self.train, self.seed = model, settings, train, seed
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), settings.learning_rate, eps=1e-8, weight_decay=settings.weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(model.parameters(), settings, settings.learning_rate)
         self.held_out = whole_windows(held_out, seed).to(model.device)
         self.best = float("inf")
         self.best_model = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -80,7 +79,7 @@ class WorldLearner:
             loss = world_loss(self.model, batch, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        norm = clip_gradients(self.model.parameters(), settings)
         self.optimizer.step()
         return {"loss": loss.total, **loss.parts, "gradient": norm}
 

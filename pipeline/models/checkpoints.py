@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..artifacts import FORMAT, load_weights, save_weights
-from ..config import ModelSettings, ViewSettings, validate
+from ..config import ModelSettings, PolicySettings, ViewSettings, validate
 from ..errors import StageError, UsageError
 from .actor_critic import Actor
 from .world_model import WorldModel
@@ -24,11 +24,13 @@ class Interface:
     Attributes:
         view: action repeat and picture size.
         low, high: bounds of the environment's actions.
+        discrete: whether these are one-hot vectors.
     """
 
     view: ViewSettings
     low: tuple[float, ...]
     high: tuple[float, ...]
+    discrete: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class LoadedWorld:
 
 def build_world(settings: ModelSettings, interface: Interface) -> WorldModel:
     """A world model with fresh weights."""
-    return WorldModel(settings, interface.view.size, interface.low, interface.high)
+    return WorldModel(settings, interface.view.size, interface.low, interface.high, interface.discrete)
 
 
 def save_world(path: Path, model: WorldModel, interface: Interface) -> None:
@@ -54,6 +56,7 @@ def save_world(path: Path, model: WorldModel, interface: Interface) -> None:
         "view": interface.view.model_dump(),
         "low": interface.low,
         "high": interface.high,
+        "discrete": interface.discrete,
     }
     save_weights(path, model.state_dict(), header)
 
@@ -63,8 +66,10 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     tensors, header = load_weights(path)
     check_header(path, header, "world")
     try:
-        settings = validate({"model": header["model"], "view": header["view"]})
-        interface = Interface(settings.view, tuple(map(float, header["low"])), tuple(map(float, header["high"])))
+        known = {"model": header["model"], "view": header["view"]}
+        settings = validate({**known, "policy": {"penalty": 0.0}})  # which goes with a model without an ensemble too
+        low, high = (tuple(map(float, header[name])) for name in ("low", "high"))
+        interface = Interface(settings.view, low, high, bool(header["discrete"]))
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'world')}") from error
     model = build_world(settings.model, interface)
@@ -72,9 +77,16 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     return LoadedWorld(model.to(device).requires_grad_(False).eval(), settings.model, interface)
 
 
-def save_actor(path: Path, actor: Actor, layers: int, world_hash: str) -> None:
+def save_actor(path: Path, actor: Actor, policy: PolicySettings, world_hash: str, discrete: bool = False) -> None:
     """Write the acting copy of the actor atomically; it names the world model whose states it reads."""
-    header = {"format": FORMAT, "kind": "policy", "layers": layers, "world": world_hash}
+    header = {
+        "format": FORMAT,
+        "kind": "policy",
+        "actor_layers": policy.actor_layers,
+        "distribution": policy.distribution,
+        "discrete": discrete,
+        "world": world_hash,
+    }
     save_weights(path, actor.state_dict(), header)
 
 
@@ -82,11 +94,15 @@ def load_actor(path: Path, world: LoadedWorld) -> Actor:
     """Read an actor for this world model, without gradients. Raises StageError on any mismatch."""
     tensors, header = load_weights(path)
     check_header(path, header, "policy")
-    layers = header.get("layers")
-    if not isinstance(layers, int) or not 1 <= layers <= 8:
-        raise StageError(f"{path} has a damaged header (layers {layers!r}); {_cure(path, 'policy')}")
+    discrete = world.interface.discrete
+    try:
+        settings = validate({"policy": {name: header[name] for name in ("actor_layers", "distribution")}})
+        if header["discrete"] != discrete:
+            raise ValueError(f"discrete {header['discrete']!r}, in a world where it is {discrete}")
+    except (KeyError, ValueError, UsageError) as error:
+        raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'policy')}") from error
     neutral = torch.zeros(len(world.interface.low))
-    actor = Actor(world.model.features, world.settings, layers, neutral, neutral + 0.5)
+    actor = Actor(world.model.features, world.settings, settings.policy, neutral, neutral + 0.5, discrete)
     fill(path, actor, tensors, "policy")
     return actor.to(world.model.device).requires_grad_(False).eval()
 

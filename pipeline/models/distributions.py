@@ -1,4 +1,4 @@
-"""The distributions of the papers behind one interface: `mode`, `mean`, `sample`, `log_prob`, `entropy`, `loss`.
+"""The distributions of states and heads behind one interface: `mode`, `mean`, `sample`, `log_prob`, `entropy`, `loss`.
 
 Each has those of them that make sense for it. `loss(target)` is what is minimised to fit the distribution to a target:
 the negative log-likelihood, or the error that the papers use in its place. All is computed in float32, whatever the
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -23,6 +26,26 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """Stretch: sign(x) (exp(|x|) - 1) (DreamerV3, "Robust predictions"). The inverse of `symlog`."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+class StateDistribution(Protocol):
+    """The distribution of a state z: `OneHot` or `DiagonalNormal`."""
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest z."""
+
+    def sample(self, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a z, with a gradient."""
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, (...)."""
+
+    def kl(self, other: Self) -> Tensor:
+        """KL(self || other) in nats, (...)."""
+
+    def detach(self) -> Self:
+        """The same distribution as a constant."""
 
 
 class OneHot:
@@ -87,6 +110,67 @@ class OneHot:
         return torch.zeros_like(self.probs).scatter_(-1, index, 1.0)
 
 
+class DiagonalNormal:
+    """Independent normals, none narrower than 0.1 (DreamerV1's latent; PlaNet, arXiv 1811.04551).
+
+    std = softplus(s) + 0.1. Samples carry the reparameterised gradient.
+
+    Args:
+        raw: (..., 2 C), the means and then the s of C variables.
+    """
+
+    min_std = 0.1
+
+    def __init__(self, raw: Tensor) -> None:
+        self.mean, std = raw.float().chunk(2, -1)
+        self.std = F.softplus(std) + self.min_std
+
+    @classmethod
+    def raw(cls, mean: Tensor, std: Tensor) -> Tensor:
+        """The inverse: network outputs (..., 2 C) that give this mean and deviation; each deviation above 0.1."""
+        return torch.cat([mean, torch.log(torch.expm1(std - cls.min_std))], -1)
+
+    @property
+    def mode(self) -> Tensor:
+        """(..., C)."""
+        return self.mean
+
+    def sample(self, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Draw numbers, (..., C).
+
+        Args:
+            noise: standard normal, (..., C), drawn here where not given.
+            generator: of the noise drawn here; torch's own where not given.
+        """
+        if noise is None:
+            noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return self.mean + self.std * noise
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of numbers (..., C), summed over the variables, (...)."""
+        z = (x - self.mean) / self.std
+        return -(0.5 * z.square() + torch.log(self.std) + _HALF_LOG_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, summed over the variables, (...)."""
+        return (torch.log(self.std) + 0.5 + _HALF_LOG_2PI).sum(-1)
+
+    def kl(self, other: DiagonalNormal) -> Tensor:
+        """KL(self || other) in nats, summed over the variables, (...).
+
+        With the ratio of the deviations k = s / s', it is (k^2 + ((m - m') / s')^2 - 1) / 2 - ln k for each.
+        """
+        ratio = self.std / other.std
+        distance = (self.mean - other.mean) / other.std
+        return (0.5 * (ratio.square() + distance.square() - 1) - torch.log(ratio)).sum(-1)
+
+    def detach(self) -> DiagonalNormal:
+        """The same distribution as a constant: the papers' sg(.)."""
+        copy = object.__new__(DiagonalNormal)
+        copy.mean, copy.std = self.mean.detach(), self.std.detach()
+        return copy
+
+
 @cache
 def symexp_bins(count: int, device: torch.device | None = None) -> Tensor:
     """Bin positions symexp(-20 .. 20), (count,), exactly symmetric around 0 (DreamerV3, "Robust predictions")."""
@@ -146,6 +230,26 @@ def two_hot(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     return upper, (target - low) / (high - low)
 
 
+class UnitNormal:
+    """A number as the mean of a normal of deviation 1 (DreamerV1 and V2's rewards and values).
+
+    Args:
+        mean: (...).
+    """
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean.float()
+
+    @property
+    def mode(self) -> Tensor:
+        """(...)."""
+        return self.mean
+
+    def loss(self, target: Tensor) -> Tensor:
+        """-ln N(target; mean, 1), its constant included, (...) in nats."""
+        return 0.5 * (target.float() - self.mean).square() + _HALF_LOG_2PI
+
+
 class Bernoulli:
     """A yes or no, such as "the episode goes on".
 
@@ -167,8 +271,28 @@ class Bernoulli:
         return (self.logits > 0).float()
 
     def loss(self, target: Tensor) -> Tensor:
-        """Cross-entropy to `target` in 0 .. 1, (...) in nats."""
+        """Cross-entropy to `target` in 0 .. 1, (...) in nats; a soft target, between the two, is learned as a mean."""
         return F.binary_cross_entropy_with_logits(self.logits, target.float(), reduction="none")
+
+
+class Always:
+    """A yes that is certain, and not learned: "the episode goes on", where there is no continue head.
+
+    Args:
+        feature: (..., F), of which the leading axes count.
+    """
+
+    def __init__(self, feature: Tensor) -> None:
+        self.mean = torch.ones(feature.shape[:-1], device=feature.device)
+
+    @property
+    def mode(self) -> Tensor:
+        """Ones, (...)."""
+        return self.mean
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Nothing, (...)."""
+        return torch.zeros_like(self.mean)
 
 
 class Pixels:
@@ -191,58 +315,24 @@ class Pixels:
         return (self.mean - target).square().sum((-3, -2, -1))
 
 
-class BoundedNormal:
-    """Independent normals, means within -1 .. 1, deviations within 0.1 .. 1 (DreamerV3's `bounded_normal`).
+class NormalPixels:
+    """A predicted picture as means of normals of deviation 1 (DreamerV1 and V2).
 
-    mean = tanh(m), std = (1 - 0.1) sigmoid(s + 2) + 0.1. Samples may leave -1 .. 1; whoever acts clips them, and
-    log-probabilities are those of the sample before clipping.
+    The constant of a picture of 64 x 64 alone is 12288 / 2 ln 2 pi, about 11292 nats.
 
     Args:
-        raw: (..., 2 A), the m and then the s of each action dimension.
+        mean: (..., 3, S, S), about -0.5 .. 0.5, without bounds.
     """
 
-    min_std, max_std = 0.1, 1.0
-
-    def __init__(self, raw: Tensor) -> None:
-        mean, std = raw.float().chunk(2, -1)
-        self.mean = torch.tanh(mean)
-        self.std = (self.max_std - self.min_std) * torch.sigmoid(std + 2.0) + self.min_std
-
-    @classmethod
-    def raw(cls, mean: Tensor, std: Tensor) -> Tensor:
-        """The inverse: network outputs (..., 2 A) that give this mean and deviation, as nearly as the bounds allow."""
-        inside = ((std - cls.min_std) / (cls.max_std - cls.min_std)).clamp(0.02, 0.98)
-        return torch.cat([torch.atanh(mean.clamp(-0.98, 0.98)), torch.logit(inside) - 2.0], -1)
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean
 
     @property
     def mode(self) -> Tensor:
-        """(..., A)."""
-        return self.mean
+        """The picture, (..., 3, S, S), cut to 0 .. 1."""
+        return (self.mean + 0.5).clamp(0, 1)
 
-    @property
-    def executed_mean(self) -> Tensor:
-        """Expected action once samples are clipped to -1 .. 1, (..., A): how to act without drawing.
-
-        The mode is not: an actor that brakes little has its mean near the bound and half of its samples clipped at
-        it, so that what it does on average, and was credited for, lies inside. With X ~ N(m, s), a = (-1 - m) / s and
-        b = (1 - m) / s, E[clip(X)] = m (F(b) - F(a)) - s (f(b) - f(a)) - F(a) + 1 - F(b).
-        """
-        a, b = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
-        below, within = torch.special.ndtr(a), torch.special.ndtr(b)
-        density = (torch.exp(-0.5 * b.square()) - torch.exp(-0.5 * a.square())) / math.sqrt(2 * math.pi)
-        mean: Tensor = self.mean * (within - below) - self.std * density - below + 1 - within
-        return mean
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw actions (..., A) with the reparameterised gradient, from torch's own generator or the one given."""
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return self.mean + self.std * noise
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density of actions (..., A), summed over the dimensions, (...)."""
-        z = (action - self.mean) / self.std
-        return (-0.5 * z.square() - torch.log(self.std) - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def entropy(self) -> Tensor:
-        """Entropy in nats, summed over the dimensions, (...)."""
-        return (torch.log(self.std) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+    def loss(self, target: Tensor) -> Tensor:
+        """-ln N(target - 0.5; mean, 1) of `target` (..., 3, S, S) in 0 .. 1, summed over the picture, (...)."""
+        pixels = math.prod(self.mean.shape[-3:])
+        return 0.5 * (self.mean - (target - 0.5)).square().sum((-3, -2, -1)) + pixels * _HALF_LOG_2PI

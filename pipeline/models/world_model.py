@@ -8,57 +8,90 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelSettings
-from .distributions import Bernoulli, Pixels, SymexpTwoHot
-from .dynamics import Latent, PriorEnsemble, RecurrentDynamics
-from .networks import Decoder, Encoder, Mlp, initialise
+from .distributions import Always, Bernoulli, NormalPixels, Pixels, SymexpTwoHot, UnitNormal
+from .dynamics import Latent, PriorEnsemble, make_dynamics
+from .networks import Mlp, initialise
+from .pictures import make_decoder, make_encoder
 
 
 class ActionScale(nn.Module):
     """Between the environment's actions, each within its bounds, and the model's, all within -1 .. 1.
 
+    Discrete actions are one-hot vectors for both, and left as they are.
+
     Args:
         low, high: the environment's bounds, one number an action dimension.
+        discrete: whether actions are one-hot.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
+    def __init__(self, low: Sequence[float], high: Sequence[float], discrete: bool = False) -> None:
         super().__init__()
+        self.discrete = discrete
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
 
     def to_model(self, action: Tensor) -> Tensor:
         """(..., A) environment to model."""
+        if self.discrete:
+            return action
         return 2 * (action - self.low) / (self.high - self.low) - 1
 
     def to_environment(self, action: Tensor) -> Tensor:
         """(..., A) model to environment; clipped to the bounds."""
+        if self.discrete:
+            return action
         return self.low + (action.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
 
 
 class WorldModel(nn.Module):
     """All that is learned about the world.
 
+    Attributes:
+        features: width of [h, z].
+        continue_head, ensemble: only where the settings ask for them.
+
     Args:
-        settings: sizes.
+        settings: sizes and parts.
         size: height and width of an observation.
         low, high: bounds of the environment's actions.
+        discrete: whether these are one-hot vectors.
     """
 
-    def __init__(self, settings: ModelSettings, size: int, low: Sequence[float], high: Sequence[float]) -> None:
+    continue_head: Mlp
+    ensemble: PriorEnsemble
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        size: int,
+        low: Sequence[float],
+        high: Sequence[float],
+        discrete: bool = False,
+    ) -> None:
         super().__init__()
-        self.settings = settings
-        self.encoder = Encoder(size, settings.depth, settings.patch)
-        self.dynamics = RecurrentDynamics(settings, len(low), self.encoder.outputs)
-        self.features = settings.deter + settings.groups * settings.classes
-        self.decoder = Decoder(self.features, size, settings.depth, settings.patch)
-        self.reward_head = Mlp(self.features, settings.units, 1, settings.bins)
-        self.continue_head = Mlp(self.features, settings.units, 1, 1)
+        self.settings, self.discrete = settings, discrete
+        self.encoder = make_encoder(settings, size)
+        self.dynamics = make_dynamics(settings, len(low), self.encoder.outputs)
+        deter, stoch = self.dynamics.deter_width, self.dynamics.stoch_width
+        self.features = deter + stoch
+        self.decoder = make_decoder(settings, size, deter, stoch)
+        two_hot = settings.reward == "two-hot"
+        self.reward_head = self._head(settings.bins if two_hot else 1)
+        if settings.goes_on != "none":
+            self.continue_head = self._head(1)
         initialise(self)
-        nn.init.zeros_(self.reward_head.out.weight)  # the first prediction is exactly 0 (DreamerV3)
-        self.ensemble = PriorEnsemble(settings)
-        self.scale = ActionScale(low, high)
+        if two_hot:
+            nn.init.zeros_(self.reward_head.out.weight)  # the first prediction is exactly 0 (DreamerV3)
+        if settings.ensemble:
+            self.ensemble = PriorEnsemble(settings)
+        self.scale = ActionScale(low, high, discrete)
+
+    def _head(self, outputs: int) -> Mlp:
+        s = self.settings
+        return Mlp(self.features, s.units, s.layers, outputs, s.norm, s.activation)
 
     @property
     def device(self) -> torch.device:
@@ -85,15 +118,19 @@ class WorldModel(nn.Module):
         states, _ = self.dynamics.observe(self.encode(observation), self.scale.to_model(action), is_first)
         return states
 
-    def decode(self, feature: Tensor) -> Pixels:
+    def decode(self, feature: Tensor) -> Pixels | NormalPixels:
         """(..., F) to pictures (..., 3, S, S)."""
         pictures: Tensor = self.decoder(feature.flatten(0, -2))
-        return Pixels(pictures.unflatten(0, feature.shape[:-1]))
+        pictures = pictures.unflatten(0, feature.shape[:-1])
+        return Pixels(pictures) if self.settings.picture == "squared" else NormalPixels(pictures)
 
-    def reward(self, feature: Tensor) -> SymexpTwoHot:
+    def reward(self, feature: Tensor) -> SymexpTwoHot | UnitNormal:
         """The reward that arrives with the state, (...)."""
-        return SymexpTwoHot(self.reward_head(feature))
+        raw: Tensor = self.reward_head(feature)
+        return SymexpTwoHot(raw) if self.settings.reward == "two-hot" else UnitNormal(raw[..., 0])
 
-    def goes_on(self, feature: Tensor) -> Bernoulli:
-        """Whether the episode goes on after the state, (...)."""
+    def goes_on(self, feature: Tensor) -> Bernoulli | Always:
+        """Whether the episode goes on after the state, (...); times the discount, where the target is soft."""
+        if self.settings.goes_on == "none":
+            return Always(feature)
         return Bernoulli(self.continue_head(feature)[..., 0])

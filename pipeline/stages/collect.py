@@ -14,6 +14,7 @@ from pathlib import Path
 from .. import console
 from ..artifacts import check_name
 from ..config import Settings
+from ..envs.random_policies import check_policy
 from ..episodes.metadata import Origin
 from ..episodes.recording import record_episode, use_one_thread
 from ..episodes.store import EpisodeStore, EpisodeWriter
@@ -45,12 +46,13 @@ def collect(
         The data set's folder, with `coverage.png` in it.
 
     Raises:
-        UsageError: the name cannot be a folder's.
+        UsageError: the name cannot be a folder's, or the random policy does not draw such actions.
         StageError: the data set was collected with other settings, or is damaged, or another process writes it.
         InterruptedRunError: after Ctrl-C or SIGTERM; all finished episodes are kept.
         DreamerError: a worker process died.
     """
     path = root / check_name(name, "data set")
+    check_policy(settings.collect.policy, continuous=settings.view.continuous)
     with _writer(settings, path, fresh) as writer:
         before = writer.steps
         if before >= settings.collect.decisions:

@@ -80,26 +80,31 @@ def fit_policy(
     learner = _learner(settings, world, encoded)
     plan = Plan("Fitting the policy", settings.policy.updates, settings.policy.save_every, settings.seed, _SHOWN)
     manifest = fit(learner, plan, folder, manifest)
-    return _finish(learner, folder, manifest, inputs["world"])
+    save_actor(folder.weights, learner.acting, settings.policy, inputs["world"], world.interface.discrete)
+    return _finish(folder, manifest)
 
 
 def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> EncodedData:
     """The states of all episodes; the same however often the run is resumed."""
     seed_torch(settings.seed, Stream.ENCODING)
-    windows = Windows(store, range(len(store)), 2, settings.world.memory_gib)
-    return encode(world.model, windows, settings.policy.precision)
+    policy = settings.policy
+    with_rows = policy.replay_scale > 0
+    windows = Windows(store, range(len(store)), policy.replay_length if with_rows else 2, settings.world.memory_gib)
+    return encode(world.model, windows, policy.precision, with_rows=with_rows)
 
 
 def _learner(settings: Settings, world: LoadedWorld, encoded: EncodedData) -> PolicyLearner:
     """A learner with the weights that the seed gives."""
     seed_torch(settings.seed, Stream.POLICY_WEIGHTS)
-    actor = Actor(world.model.features, world.settings, settings.policy.layers, encoded.action_mean, encoded.action_std)
-    return PolicyLearner(world.model, encoded.states, actor.to(world.model.device), settings.policy)
+    policy, discrete = settings.policy, world.interface.discrete
+    if world.settings.goes_on == "soft":
+        policy = policy.model_copy(update={"discount": settings.world.discount})  # the one that its head has learned
+    actor = Actor(world.model.features, world.settings, policy, encoded.action_mean, encoded.action_std, discrete)
+    return PolicyLearner(world.model, encoded.states, actor.to(world.model.device), policy, encoded.rows)
 
 
-def _finish(learner: PolicyLearner, folder: StageFolder, manifest: Manifest, world_hash: str) -> Manifest:
-    """Write the acting copy of the actor, the curves, and the manifest that calls them complete."""
-    save_actor(folder.weights, learner.acting, learner.settings.layers, world_hash)
+def _finish(folder: StageFolder, manifest: Manifest) -> Manifest:
+    """Draw the curves, and write the manifest that calls them and the weights complete."""
     lines = console.read_lines(folder.metrics)
     draw_curves(lines, folder.path / "curves.png", "Actor and critic, in imagination", _PANELS)
     manifest = replace(manifest, outputs={folder.weights.name: file_hash(folder.weights)}, complete=True)

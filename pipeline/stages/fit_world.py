@@ -9,7 +9,7 @@ import torch
 
 from .. import console
 from ..artifacts import Manifest, Run, StageFolder, file_hash
-from ..config import CollectSettings, Section, Settings, ViewSettings
+from ..config import CollectSettings, Section, Settings
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows, split
 from ..learning.fitting import Plan, fit, planned_updates
@@ -90,7 +90,7 @@ def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Sect
 def interface_of(store: EpisodeStore) -> Interface:
     """What joins a model to the environment that the episodes come from."""
     view = store.view
-    return Interface(ViewSettings(action_repeat=view.action_repeat, size=view.size), view.action_low, view.action_high)
+    return Interface(view.settings, view.action_low, view.action_high, discrete=not view.continuous)
 
 
 def _windows(settings: Settings, store: EpisodeStore) -> tuple[Windows, Windows]:

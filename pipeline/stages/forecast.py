@@ -17,11 +17,13 @@ import torch
 
 from .. import console
 from ..artifacts import Run, StageFolder
-from ..config import Settings, ViewSettings
+from ..config import Settings
+from ..envs.actions import action_bounds
 from ..episodes.metadata import Origin
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import BlankWindows
 from ..errors import StageError
+from ..learning.encoding import Rows
 from ..learning.fitting import Learner, planned_updates
 from ..learning.policy_learner import PolicyLearner
 from ..learning.precision import autocast, resolve_precision
@@ -30,8 +32,6 @@ from ..models.actor_critic import Actor
 from ..models.checkpoints import Interface, LoadedWorld, build_world
 from ..models.world_model import WorldModel
 from ..processes import cores
-
-_ACTIONS = 3  # steering, gas, brake; their bounds make no difference here
 
 # About, on two cores of an AMD EPYC (Zen 4); collecting with `mixture`, 64 x 64.
 _DECISIONS_A_SECOND = 400  # of one worker
@@ -185,7 +185,7 @@ def fit_world(
     settings = _with_data(settings, data)
     settings = settings.with_value("world.precision", resolve_precision(settings.world.precision, device))
     model, world, size = _untrained(settings, device), settings.world, settings.view.size
-    train, held_out = (BlankWindows(rows, size, _ACTIONS) for rows in (world.length, CONTEXT + max(HORIZONS)))
+    train, held_out = (_blank_windows(settings, rows) for rows in (world.length, CONTEXT + max(HORIZONS)))
     learner = WorldLearner(model, world, train, held_out, settings.seed)
     begun = None if fresh or run is None else run.world
     work, seconds = _fitting(learner, settings, "world", begun, minutes)
@@ -234,11 +234,12 @@ def fit_policy(
     settings = settings.with_value("policy.precision", resolve_precision(settings.policy.precision, device))
     policy, decisions = settings.policy, settings.collect.decisions
     model = _untrained(settings, device).requires_grad_(False)
-    starts = model.dynamics.initial(policy.starts, device=device)
-    learner = PolicyLearner(model, starts, _beginner(model, settings), policy)
+    learner = _blank_policy_learner(model, settings)
     begun = None if fresh or run is None else run.policy
     work, seconds = _fitting(learner, settings, "policy", begun, minutes)
-    states = decisions * (4 * settings.model.deter + settings.model.groups * settings.model.classes) / 2**30
+    bytes_of_z = 1 if settings.model.latent == "categorical" else 4
+    state = 4 * model.dynamics.deter_width + bytes_of_z * model.dynamics.stoch_width
+    states = decisions * state / 2**30
     encoding = _frames_gib(settings) + 2 * states + _ENCODING_GIB  # twice: in pieces, and put together
     return Forecast(
         "dreamer fit-policy",
@@ -310,9 +311,8 @@ def _with_data(settings: Settings, data: Path | None) -> Settings:
     if data is None or not _has_episodes(data):
         return settings
     with EpisodeStore.open(data) as store:
-        view = ViewSettings(action_repeat=store.view.action_repeat, size=store.view.size)
         collected = settings.collect.model_copy(update={"decisions": store.steps})
-    return settings.model_copy(update={"view": view, "collect": collected})
+        return settings.model_copy(update={"view": store.view.settings, "collect": collected})
 
 
 def _with_world(settings: Settings, run: Run | None) -> Settings:
@@ -324,7 +324,13 @@ def _with_world(settings: Settings, run: Run | None) -> Settings:
 
 
 def _interface(settings: Settings) -> Interface:
-    return Interface(settings.view, (-1.0,) * _ACTIONS, (1.0,) * _ACTIONS)
+    view = settings.view
+    return Interface(view, *action_bounds(view.continuous), discrete=not view.continuous)
+
+
+def _blank_windows(settings: Settings, length: int) -> BlankWindows:
+    low, _ = action_bounds(settings.view.continuous)
+    return BlankWindows(length, settings.view.size, len(low))
 
 
 def _untrained(settings: Settings, device: torch.device | str) -> WorldModel:
@@ -332,10 +338,21 @@ def _untrained(settings: Settings, device: torch.device | str) -> WorldModel:
     return build_world(settings.model, _interface(settings)).to(device)
 
 
+def _blank_policy_learner(model: WorldModel, settings: Settings) -> PolicyLearner:
+    """A learner that starts from as many states as it takes in an update, in which nothing has happened."""
+    policy = settings.policy
+    count = max(policy.starts, policy.replay_length)
+    zeros = torch.zeros(count, device=model.device)
+    states = model.dynamics.initial(count, device=model.device)
+    return PolicyLearner(model, states, _beginner(model, settings), policy, Rows(zeros, zeros.bool(), zeros.bool()))
+
+
 def _beginner(model: WorldModel, settings: Settings) -> Actor:
     """An untrained actor for the model."""
-    neutral = torch.zeros(_ACTIONS)
-    return Actor(model.features, settings.model, settings.policy.layers, neutral, neutral + 0.5).to(model.device)
+    interface = _interface(settings)
+    neutral = torch.zeros(len(interface.low))
+    actor = Actor(model.features, settings.model, settings.policy, neutral, neutral + 0.5, interface.discrete)
+    return actor.to(model.device)
 
 
 def _fitting(
@@ -373,7 +390,7 @@ def _frames_gib(settings: Settings, held_out: float = 0.0) -> float:
 @torch.no_grad()
 def _encoding_seconds(model: WorldModel, settings: Settings) -> float:
     """About how long the whole data set takes to become states, by timing the model on a few black episodes."""
-    windows = BlankWindows(_DECISIONS_AN_EPISODE, settings.view.size, _ACTIONS)
+    windows = _blank_windows(settings, _DECISIONS_AN_EPISODE)
     batch = windows.sample(np.random.default_rng(settings.seed), 16).to(model.device)
     with autocast(model.device, settings.policy.precision):
         for _ in range(2):  # the first one is slow

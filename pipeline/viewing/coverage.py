@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import console
 from ..artifacts import atomic_path
+from ..envs.actions import ACTION_NAMES, GAS, LEFT, RIGHT
 from ..episodes.episode import Decisions
 from ..episodes.store import EpisodeStore
 
@@ -50,7 +51,7 @@ class Coverage:
 
     Attributes:
         speed: (N,) units a second, after each decision.
-        actions: (N, 3) `[steer, gas, brake]`.
+        actions: (N, 3) `[steer, gas, brake]`, or (N,) the numbers of discrete ones.
         wheels: (N,) on the road, 0 to 4.
         rewards: (N,).
         lengths: (E,) decisions.
@@ -60,13 +61,26 @@ class Coverage:
     """
 
     speed: NDArray[np.float32]
-    actions: NDArray[np.float32]
+    actions: NDArray[np.float32] | NDArray[np.int64]
     wheels: NDArray[np.uint8]
     rewards: NDArray[np.float32]
     lengths: NDArray[np.int64]
     scores: NDArray[np.float64]
     tiles: NDArray[np.int32]
     ends: Counter[str]
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the actions are the environment's discrete ones."""
+        return self.actions.ndim == 1
+
+    @property
+    def action_shares(self) -> NDArray[np.float64]:
+        """Share of each discrete action in the decisions of each episode, (E, 5)."""
+        chosen = np.eye(len(ACTION_NAMES))[self.actions]  # (N, 5)
+        first = np.cumsum(self.lengths) - self.lengths
+        shares: NDArray[np.float64] = np.add.reduceat(chosen, first) / self.lengths[:, None]
+        return shares
 
     @property
     def on_road(self) -> float:
@@ -148,13 +162,15 @@ def report(store: EpisodeStore) -> Coverage:
 
 
 def _quantities(coverage: Coverage) -> dict[str, NDArray[Any]]:
-    """The rows of the table."""
-    steer, gas, brake = coverage.actions.T
+    """The rows of the table; shares of the discrete actions are those in each episode."""
+    if coverage.discrete:
+        names = [f"share of '{name}'" for name in ACTION_NAMES]
+        actions = dict(zip(names, coverage.action_shares.T, strict=True))
+    else:
+        actions = dict(zip(("steering, -1 to 1", "gas, 0 to 1", "brake, 0 to 1"), coverage.actions.T, strict=True))
     return {
         "speed, units/s": coverage.speed,
-        "steering, -1 to 1": steer,
-        "gas, 0 to 1": gas,
-        "brake, 0 to 1": brake,
+        **actions,
         "reward of a decision": coverage.rewards,
         "return of an episode": coverage.scores,
         "tiles of an episode": coverage.tiles,
@@ -180,19 +196,31 @@ def draw(coverage: Coverage, path: Path, title: str) -> None:
     figure = Figure((12, 9), dpi=100, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     grid = figure.subplots(3, 3).ravel()
-    steer, gas, brake = coverage.actions.T
     _histogram(grid[0], "Speed, units/s", [coverage.speed], "decisions")
     grid[0].axvline(FAST, color="black", linewidth=0.8, linestyle=":")
     _bars(grid[1], "Wheels on the road, share of decisions", list("01234"), np.bincount(coverage.wheels, minlength=5))
     _histogram(grid[2], f"Reward of a decision (left out: {rare} below {_RARE:.0f})", [usual], "decisions", log=True)
-    _histogram(grid[3], "Steering, left to right", [steer], "decisions", log=True)
-    _histogram(grid[4], "Gas and brake", [gas, brake], "decisions", log=True, labels=("gas", "brake"))
+    _draw_actions(grid[3], grid[4], coverage)
     _histogram(grid[5], "Tiles visited", [coverage.tiles], "episodes")
     _histogram(grid[6], "Length, decisions", [coverage.lengths], "episodes")
     _histogram(grid[7], "Return", [coverage.scores], "episodes")
     _bars(grid[8], "End, share of episodes", list(_ENDS), np.array([coverage.ends[end] for end in _ENDS]))
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
+
+
+def _draw_actions(left: Axes, right: Axes, coverage: Coverage) -> None:
+    """What was done, in two plots."""
+    if coverage.discrete:
+        counts = np.bincount(coverage.actions, minlength=len(ACTION_NAMES))
+        _bars(left, "Action, share of decisions", ACTION_NAMES, counts)
+        shares = coverage.action_shares
+        gas, steering = shares[:, GAS], shares[:, LEFT] + shares[:, RIGHT]
+        _histogram(right, "Gas and steering, share of an episode", [gas, steering], "episodes", labels=("gas", "steer"))
+    else:
+        steer, gas, brake = coverage.actions.T
+        _histogram(left, "Steering, left to right", [steer], "decisions", log=True)
+        _histogram(right, "Gas and brake", [gas, brake], "decisions", log=True, labels=("gas", "brake"))
 
 
 def _histogram(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import console
 from ..agent import Agent
 from ..driving import POLICY, Garage, Job, agent_of, decisions, make_driver, score_of
+from ..envs.actions import controls
 from ..envs.view import AgentView
 from ..scores import EpisodeScore
 from .cockpit import Cockpit, Dials
@@ -51,12 +52,11 @@ def film_drive(garage: Garage, pick: Pick) -> Iterator[Frame]:
     cockpit = Cockpit(pick.title, f"seed {track}, score {pick.score.score:.0f}")
     rewards: list[float] = []
     picture: Frame | None = None
-    with AgentView(action_repeat=settings.action_repeat, size=settings.size, film=True) as view:
+    with AgentView(**settings.model_dump(), film=True) as view:
         for seen, action, step in decisions(view, make_driver(garage, Job(POLICY, track)), track):
             rewards.append(step.reward)
             score, seconds = math.fsum(rewards), len(rewards) * settings.action_repeat / 50
-            steer, gas, brake = action.tolist()
-            dials = Dials(steer, gas, brake, step.speed, score, step.tiles, view.track_tiles, seconds)
+            dials = Dials(*controls(action), step.speed, score, step.tiles, view.track_tiles, seconds)
             rebuilt = reconstruction(agent)
             for frame in view.film_frames:
                 if picture is None:

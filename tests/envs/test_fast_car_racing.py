@@ -68,6 +68,18 @@ def test_every_picture_of_a_wild_drive_is_gymnasiums(pair: Pair, seed: int) -> N
     assert reached > 30
 
 
+def test_every_picture_of_a_drive_by_discrete_actions_is_gymnasiums() -> None:
+    both = Pair(continuous=False)
+    rng = np.random.default_rng(0)
+    both.reset(7)
+    for step in range(150):
+        # Speeds up, and turns now and then; the brakes at the end.
+        action = 4 if step > 140 else int(rng.choice([0, 1, 2, 3], p=[0.1, 0.05, 0.05, 0.8]))
+        both.step(action, draw=step % 4 == 3)  # type: ignore[arg-type]
+    assert both.ours._fast
+    assert both.ours.tile_visited_count > 5
+
+
 def test_the_edge_of_the_playfield_and_leaving_it(pair: Pair) -> None:
     pair.reset(0)
     for step in range(400):

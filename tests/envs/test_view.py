@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.envs.actions import BRAKE, GAS
 from pipeline.envs.random_policies import make_policy
-from pipeline.envs.view import ACTION_HIGH, ACTION_LOW, TIME_LIMIT, AgentView, Step, shrink
+from pipeline.envs.view import TIME_LIMIT, AgentView, Step, shrink
 
 STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
 
@@ -51,6 +52,30 @@ def test_steps_are_those_of_gymnasium_four_at_a_time(seed: int) -> None:
         for _ in range(40):
             action = policy()
             assert_same(view.step(action), stock_step(stock, action)[0])
+
+
+def test_discrete_steps_are_those_of_gymnasium_four_at_a_time() -> None:
+    """Some hundred decisions: much gas, then the brakes, then all of the five at random."""
+    stock = gymnasium.make("CarRacing-v3", continuous=False)
+    rng = np.random.default_rng(0)
+    actions = [GAS] * 40 + [BRAKE] * 5 + rng.choice(5, 105, p=[0.1, 0.15, 0.15, 0.55, 0.05]).tolist()
+    assert set(actions) == set(range(5))
+    with AgentView(continuous=False) as view:
+        np.testing.assert_array_equal(view.reset(11), shrink(stock.reset(seed=11)[0]))
+        for count, action in enumerate(actions):
+            ours = view.step(action)
+            assert_same(ours, stock_step(stock, np.int64(action))[0])
+            if ours.terminated:
+                np.testing.assert_array_equal(view.reset(count), shrink(stock.reset(seed=count)[0]))
+    stock.close()
+
+
+def test_discrete_actions_may_be_numpys() -> None:
+    with AgentView(continuous=False) as one, AgentView(continuous=False) as other:
+        one.reset(3)
+        other.reset(3)
+        for action in range(5):
+            assert_same(one.step(action), other.step(np.int64(action)))  # type: ignore[arg-type]
 
 
 def test_leaving_the_playfield_inside_a_repeat() -> None:
@@ -126,23 +151,26 @@ def test_actions_are_clipped() -> None:
             assert_same(wild.step(np.array([7.0, -3.0, 2.0], np.float32)), theirs)
 
 
-@pytest.mark.parametrize("action", [[np.nan, 0.0, 0.0], [0.0, np.inf, 0.0], [0.0, 0.0]])
-def test_an_action_that_is_none_is_refused(action: list[float]) -> None:
+@pytest.mark.parametrize("action", [[np.nan, 0.0, 0.0], [0.0, np.inf, 0.0], [0.0, 0.0], 3])
+def test_an_action_that_is_none_is_refused(action: list[float] | int) -> None:
     with AgentView() as view:
         view.reset(0)
         with pytest.raises(ValueError, match="three finite numbers"):
             view.step(np.array(action, np.float32))
 
 
+@pytest.mark.parametrize("action", [-1, 5, 3.0, np.array([0.0, 0.5, 0.0], np.float32), np.eye(5)[3]], ids=str)
+def test_a_discrete_action_that_is_none_is_refused(action: object) -> None:
+    with AgentView(continuous=False) as view:
+        view.reset(0)
+        with pytest.raises(ValueError, match=r"a whole number .*3 gas"):
+            view.step(action)  # type: ignore[arg-type]
+        assert view._steps == 0
+
+
 def test_step_before_reset_is_refused() -> None:
     with AgentView() as view, pytest.raises(RuntimeError, match="reset"):
         view.step(STRAIGHT)
-
-
-def test_action_space_is_gymnasiums() -> None:
-    space = gymnasium.make("CarRacing-v3").action_space
-    np.testing.assert_array_equal(space.low, ACTION_LOW)
-    np.testing.assert_array_equal(space.high, ACTION_HIGH)
 
 
 def test_film_shows_every_second_step_and_changes_nothing() -> None:

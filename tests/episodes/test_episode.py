@@ -43,6 +43,12 @@ def test_digest_tells_any_difference(make_episode: MakeEpisode) -> None:
     assert len(digests) == 1 + len(others)
 
 
+def test_actions_may_be_numbers(make_episode: MakeEpisode) -> None:
+    episode = make_episode(1, 5, discrete=True)
+    assert episode.actions.shape == (5,) and episode.digest() != make_episode(1, 5).digest()
+    assert replace(episode, actions=_touched(episode.actions % 2)).digest() != episode.digest()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -52,6 +58,11 @@ def test_digest_tells_any_difference(make_episode: MakeEpisode) -> None:
         {"actions": np.zeros((5, 3))},
         {"actions": np.zeros(5, np.float32)},
         {"actions": np.full((5, 3), np.nan, np.float32)},
+        {"actions": np.zeros((5, 3, 1), np.float32)},
+        {"actions": np.zeros((5, 3), np.int64)},
+        {"actions": np.zeros(5, np.int32)},
+        {"actions": np.zeros(6, np.int64)},
+        {"actions": np.array([0, 1, -1, 2, 3])},
         {"rewards": np.full(5, np.inf, np.float32)},
         {"rewards": np.zeros(0, np.float32)},
         {"terminations": np.ones(5, np.bool_)},

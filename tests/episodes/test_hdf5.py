@@ -130,6 +130,40 @@ def test_what_is_not_ours(store_path: Path, change: Change, reason: str) -> None
     assert reason in refusal(store_path, change)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (put("actions", data=np.array([0, 1, 2, 3, 5])), "has an action beyond the 5 that there are"),
+        (put("actions", data=np.array([0, 1, 2, 3, -1])), "numbers from 0 on"),
+        (put("actions", shape=(5,), dtype=np.int32), "is int32"),
+        (put("actions", shape=(5,), dtype=np.float32), "is float32"),
+        (put("actions", shape=(5, 5), dtype=np.float32), "is float32 (5, 5)"),
+        (put("actions", shape=(5, 1), dtype=np.int64), "is int64 (5, 1)"),
+    ],
+)
+def test_what_are_not_our_discrete_actions(
+    tmp_path: Path, write_store: WriteStore, make_episode: MakeEpisode, change: Change, reason: str
+) -> None:
+    path = write_store(tmp_path / "x", [make_episode(number, 5, discrete=True) for number in range(2)])
+    assert reason in refusal(path, change)
+
+
+def test_metadata_of_the_other_kind(store_path: Path) -> None:
+    metadata = store_path / "metadata.json"
+    tree = json.loads(metadata.read_text())
+    tree["dreamer"]["view"].update(continuous=False)
+    metadata.write_text(json.dumps(tree))
+    with pytest.raises(StageError, match="not those of one-hot vectors"):
+        EpisodeStore.open(store_path)
+    tree["dreamer"]["view"].update(action_low=[0] * 5, action_high=[1] * 5)
+    metadata.write_text(json.dumps(tree))
+    with (
+        pytest.raises(StageError, match=r"is float32 \(5, 3\), not int64 \(5,\)"),
+        EpisodeStore.open(store_path) as store,
+    ):
+        store.read_decisions(0)
+
+
 def test_a_declared_size_is_not_believed(store_path: Path) -> None:
     def claim(group: h5py.Group, _: Path) -> None:
         rows = 2 * 10**9

@@ -37,12 +37,30 @@ def test_minari_reads_every_episode(
     assert [fact["seed"] for fact in facts] == [episode.seed for episode in recorded]
 
 
+def test_minari_reads_discrete_actions(
+    tmp_path: Path, write_store: Callable[[Path, Sequence[Episode]], Path], make_episode: MakeEpisode
+) -> None:
+    recorded = [make_episode(number, 3 + number, discrete=True) for number in range(3)]
+    dataset = minari.MinariDataset(write_store(tmp_path / "x", recorded))
+    assert dataset.action_space == gymnasium.spaces.Discrete(5)
+    for read, episode in zip(dataset.iterate_episodes(), recorded, strict=True):
+        assert read.actions.shape == (len(episode),) and read.actions.dtype == np.int64
+        assert all(action in dataset.action_space for action in read.actions)
+        for name in ("observations", *COLUMNS):
+            np.testing.assert_array_equal(getattr(read, name), getattr(episode, name))
+    environment = dataset.recover_environment()
+    assert environment.action_space == dataset.action_space
+    environment.close()
+    assert gymnasium.spec("CarRacing-v3").kwargs == {}  # the registry's own is left alone
+
+
 def test_minari_makes_the_environment(
     tmp_path: Path, write_store: Callable[..., Path], make_episode: MakeEpisode
 ) -> None:
     dataset = minari.MinariDataset(write_store(tmp_path / "x", [make_episode(0, 3)]))
     environment = dataset.recover_environment()
     assert environment.spec is not None and environment.spec.id == "CarRacing-v3"
+    assert environment.action_space == dataset.action_space
     environment.close()
 
 

@@ -7,9 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config import resolve
+from pipeline.envs.random_policies import make_policy
 from pipeline.envs.tracks import episode_seed
 from pipeline.envs.view import Step
 from pipeline.episodes.recording import record, record_episode
+from pipeline.randomness import Stream, numpy_stream
 
 
 @dataclass
@@ -66,6 +68,18 @@ def test_each_row_holds_what_belongs_to_it() -> None:
     assert episode.infos["tiles"].tolist() == [1, 2, 3, 4]
     assert episode.infos["lap_finished"].tolist() == [False, False, False, True]
     assert (episode.seed, view.seeds, episode.policy, episode.track_tiles) == (99, [99], "counting", 280)
+
+
+def test_discrete_actions_are_recorded_as_numbers() -> None:
+    settings = resolve("tiny", values=[("collect.limit", 12), ("view.continuous", False)])
+    episode = record_episode(settings, 1)
+    rng = numpy_stream(0, Stream.RANDOM_POLICY, 1)
+    policy = make_policy("mixture", rng, continuous=False)
+    assert episode.actions.dtype == np.int64
+    assert episode.actions.tolist() == [policy() for _ in range(12)]
+    continuous = record_episode(resolve("tiny", values=[("collect.limit", 12)]), 1)
+    assert (continuous.seed, continuous.actions.shape) == (episode.seed, (12, 3))
+    np.testing.assert_array_equal(continuous.observations[0], episode.observations[0])
 
 
 @pytest.mark.parametrize(

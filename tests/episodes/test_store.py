@@ -28,13 +28,13 @@ WriteStore = Callable[[Path, Sequence[Episode]], Path]
 
 
 @st.composite
-def episodes(draw: st.DrawFn) -> Episode:
+def episodes(draw: st.DrawFn, discrete: bool) -> Episode:
     steps = draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     last, terminated = np.arange(steps) == steps - 1, draw(st.booleans())
     return Episode(
         observations=rng.integers(0, 256, (steps + 1, 3, 8, 8), np.uint8),
-        actions=rng.normal(size=(steps, 3)).astype(np.float32),
+        actions=rng.integers(0, 5, steps) if discrete else rng.normal(size=(steps, 3)).astype(np.float32),
         rewards=rng.normal(size=steps).astype(np.float32),
         terminations=last & terminated,
         truncations=last & (not terminated),
@@ -46,7 +46,7 @@ def episodes(draw: st.DrawFn) -> Episode:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(episodes(), min_size=1, max_size=4))
+@given(st.booleans().flatmap(lambda discrete: st.lists(episodes(discrete), min_size=1, max_size=4)))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, write_store: WriteStore, recorded: list[Episode]) -> None:
     path = write_store(tmp_path_factory.mktemp("data") / "x", recorded)
     with EpisodeStore.open(path) as store:
@@ -150,6 +150,32 @@ def test_episodes_of_another_shape_do_not_enter(tmp_path: Path, make_episode: Ma
         pytest.raises(ValueError, match="the data set holds"),
     ):
         writer.append(larger)
+
+
+def test_actions_of_the_other_kind_do_not_enter(
+    tmp_path: Path, make_episode: MakeEpisode, origin: Origin, discrete_origin: Origin
+) -> None:
+    one, other = make_episode(0, 9), make_episode(0, 9, discrete=True)
+    beyond = replace(other, actions=other.actions + 1)
+    for number, (kind, wrong) in enumerate([(origin, other), (discrete_origin, one), (discrete_origin, beyond)]):
+        with (
+            EpisodeStore.create(tmp_path / str(number), kind) as writer,
+            pytest.raises(ValueError, match="the data set holds"),
+        ):
+            writer.append(wrong)
+        assert writer.steps == 0
+
+
+def test_a_data_set_from_before_there_were_discrete_actions_is_read(
+    tmp_path: Path, write_store: WriteStore, make_episode: MakeEpisode, origin: Origin
+) -> None:
+    path = write_store(tmp_path / "x", [make_episode(0, 3)])
+    tree = json.loads((path / "metadata.json").read_text())
+    del tree["dreamer"]["view"]["continuous"]
+    (path / "metadata.json").write_text(json.dumps(tree))
+    with EpisodeStore.open(path) as store:
+        assert store.origin == origin
+        assert store.read(0).digest() == make_episode(0, 3).digest()
 
 
 def test_a_changed_picture_is_noticed(tmp_path: Path, write_store: WriteStore, make_episode: MakeEpisode) -> None:

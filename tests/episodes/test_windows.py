@@ -153,6 +153,26 @@ def test_whole_episodes(store: EpisodeStore, memory: float) -> None:
         windows.episode_batch([0])
 
 
+@pytest.mark.parametrize("memory", [MEMORY, DISK])
+def test_discrete_actions_are_one_hot_vectors(
+    tmp_path: Path,
+    write_store: Callable[[Path, Sequence[Episode]], Path],
+    make_episode: MakeEpisode,
+    memory: float,
+) -> None:
+    recorded = [make_episode(number, steps, discrete=True) for number, steps in enumerate((4, 9))]
+    with EpisodeStore.open(write_store(tmp_path / "x", recorded)) as discrete:
+        windows = Windows(discrete, range(2), 5, memory)
+        batch = windows.sample(np.random.default_rng(0), 20)
+        whole, mask = windows.episode_batch([0, 1])
+    assert batch.action.shape == (20, 5, 5) and batch.action.dtype == torch.float32
+    chosen = shown(batch)[1] % 5  # as `make_episode` has it
+    expected = torch.nn.functional.one_hot(chosen, 5) * ~batch.is_first[..., None]
+    assert torch.equal(batch.action, expected.float())
+    assert whole.action.shape == (2, 10, 5)
+    assert torch.equal(whole.action.sum(-1), (mask & ~whole.is_first).float())
+
+
 def test_memory_is_that_of_the_pictures_and_columns(store: EpisodeStore) -> None:
     assert Windows(store, [0], 2, MEMORY).memory_bytes == 4 * (3 * 8 * 8 + 3 * 4 + 4 + 2)
     assert Windows(store, [0], 2, DISK).memory_bytes == 4 * (3 * 4 + 4 + 2)

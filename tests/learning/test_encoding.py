@@ -1,4 +1,4 @@
-"""The states that imagination starts from."""
+"""The states that imagination starts from, and what was recorded with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.config import ModelSettings, ViewSettings
 from pipeline.episodes.episode import Batch
-from pipeline.learning.encoding import encode
+from pipeline.learning.encoding import EncodedData, encode
 from pipeline.models.checkpoints import Interface, build_world
 
 SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, ensemble=2, ensemble_units=4)
@@ -30,20 +30,42 @@ class TwoEpisodes:
         first[:, 0] = True
         observation = torch.randint(0, 256, (2, 4, 3, 64, 64), dtype=torch.uint8)
         mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
-        batch = Batch(
-            observation=observation, action=ACTIONS, reward=torch.zeros(2, 4), is_first=first, is_terminal=terminal
-        )
+        reward = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 4.0, 9.0, 9.0]])
+        batch = Batch(observation=observation, action=ACTIONS, reward=reward, is_first=first, is_terminal=terminal)
         return batch, mask
 
 
-def test_starts_are_real_rows_that_are_not_terminal_and_actions_those_that_were_taken() -> None:
+def encode_two(sizes: ModelSettings, **options: bool) -> EncodedData:
     torch.manual_seed(0)
-    model = build_world(SIZES, Interface(ViewSettings(), (-1.0,), (1.0,)))
+    model = build_world(sizes, Interface(ViewSettings(), (-1.0,), (1.0,)))
     windows: Any = TwoEpisodes()
-    encoded = encode(model, windows, "float32")
+    return encode(model, windows, "float32", **options)
+
+
+def test_starts_are_real_rows_that_are_not_terminal_and_actions_those_that_were_taken() -> None:
+    encoded = encode_two(SIZES)
     assert encoded.states.deter.shape == (4 + 2 - 1, 8)
     assert encoded.states.stoch.dtype == torch.uint8
     assert set(encoded.states.stoch.unique().tolist()) == {0, 1}
     taken = torch.tensor([0.2, -0.4, 0.6, 0.8])
     assert encoded.action_mean.item() == pytest.approx(taken.mean().item())
     assert encoded.action_std.item() == pytest.approx(taken.std().item())
+    assert encoded.rows is None
+
+
+def test_rows_stand_beside_their_states_one_episode_after_the_other() -> None:
+    encoded, without = encode_two(SIZES, with_rows=True), encode_two(SIZES)
+    assert encoded.rows is not None
+    assert encoded.rows.reward.tolist() == [0, 1, 2, 3, 0, 4]
+    assert encoded.rows.is_terminal.tolist() == [False, False, False, True, False, False]
+    assert encoded.rows.is_last.tolist() == [False, False, False, True, False, True]
+    living = ~encoded.rows.is_terminal
+    assert torch.equal(encoded.states.deter[living], without.states.deter)
+    assert torch.equal(encoded.states.stoch[living], without.states.stoch)
+
+
+def test_gaussian_states_keep_their_numbers() -> None:
+    encoded = encode_two(SIZES.model_copy(update={"latent": "gaussian", "stoch": 5}))
+    assert encoded.states.stoch.dtype == torch.float32
+    assert encoded.states.stoch.shape == (5, 5)
+    assert (encoded.states.stoch % 1).all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import ModelSettings, ViewSettings, WorldSettings
+from pipeline.config import VARIANTS, ModelSettings, ViewSettings, WorldSettings, resolve
 from pipeline.episodes.episode import Batch
 from pipeline.learning import world_learner
 from pipeline.learning.world_learner import CONTEXT, HORIZONS, WorldLearner, held_out_errors, whole_windows
@@ -22,9 +22,9 @@ SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, 
 ROWS = CONTEXT + max(HORIZONS)
 
 
-def make_model() -> WorldModel:
+def make_model(settings: ModelSettings = SIZES) -> WorldModel:
     torch.manual_seed(0)
-    return build_world(SIZES, Interface(ViewSettings(), (-1.0,), (1.0,)))
+    return build_world(settings, Interface(ViewSettings(), (-1.0,), (1.0,)))
 
 
 def numbered_batch(b: int = 3) -> Batch:
@@ -93,6 +93,22 @@ def test_the_weights_with_the_lowest_held_out_loss_are_kept(monkeypatch: pytest.
     name = "reward_head.out.weight"
     assert torch.equal(learner.best_model[name], kept[1][name])
     assert not torch.equal(learner.best_model[name], kept[2][name])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_fitted_and_looked_at(variant: str, precision: str) -> None:
+    """With its own optimizer, at a larger step size: the loss of what it is fitted to falls."""
+    chosen = {"world.learning_rate": 3e-3, "world.warmup": 0, "world.precision": precision, "world.batch": 4}
+    settings, windows = resolve("tiny", variant=variant, values=chosen.items()), FakeWindows()
+    source: Any = windows
+    learner = WorldLearner(make_model(settings.model), settings.world, source, source, 0)
+    learner.begin(0, 8)
+    losses = [learner.update(index)["loss"].item() for index in range(8)]
+    assert losses[-1] < losses[0]
+    errors = learner.check(8, True)
+    assert {"held_out/open_loop_15", "held_out/kl"} <= errors.keys()
+    assert all(np.isfinite(value) for value in errors.values())
 
 
 def test_it_looks_when_it_is_time_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts import load_weights, save_weights
-from pipeline.config import ModelSettings, ViewSettings
+from pipeline.config import VARIANTS, ModelSettings, PolicySettings, ViewSettings, resolve
 from pipeline.errors import StageError
 from pipeline.models.actor_critic import Actor
 from pipeline.models.checkpoints import Interface, build_world, load_actor, load_world, save_actor, save_world
@@ -36,13 +36,49 @@ def test_a_world_comes_back_with_all_that_is_needed_to_use_it(path: Path) -> Non
     assert not any(parameter.requires_grad for parameter in world.model.parameters())
 
 
-def test_an_actor_comes_back(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_comes_back(variant: str, tmp_path: Path) -> None:
+    settings, path = resolve("tiny", variant=variant).model, tmp_path / "model.safetensors"
+    interface = Interface(ViewSettings(continuous=False), (0.0,) * 5, (1.0,) * 5, discrete=True)
+    model = build_world(settings, interface)
+    save_world(path, model, interface)
     world = load_world(path)
-    actor = Actor(world.model.features, SIZES, 3, torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]))
-    save_actor(tmp_path / "actor.safetensors", actor, 3, "hash")
+    assert (world.settings, world.interface) == (settings, interface)
+    assert world.model.discrete
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in world.model.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "laptop"])
+def test_the_weights_of_another_variant_are_refused(variant: str, path: Path) -> None:
+    tensors, header = load_weights(path)
+    header["model"] = resolve("tiny", variant=variant).model.model_dump()
+    save_weights(path, tensors, header)
+    with pytest.raises(StageError, match=r"^[^\n]*does not fit its own settings, in the tensor [^\n]*$"):
+        load_world(path)
+
+
+@pytest.mark.parametrize("distribution", ["bounded-normal", "tanh-normal", "truncated-normal"])
+def test_an_actor_comes_back(distribution: str, path: Path, tmp_path: Path) -> None:
+    world = load_world(path)
+    policy = PolicySettings.model_validate({"actor_layers": 3, "distribution": distribution})
+    actor = Actor(world.model.features, SIZES, policy, torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]))
+    save_actor(tmp_path / "actor.safetensors", actor, policy, "hash")
     loaded = load_actor(tmp_path / "actor.safetensors", world)
     feature = torch.randn(4, world.model.features)
-    assert torch.equal(loaded(feature).mean, actor(feature).mean)
+    assert type(loaded(feature)) is type(actor(feature))
+    assert torch.equal(loaded(feature).executed_mean, actor(feature).executed_mean)
+
+
+def test_an_actor_of_discrete_actions_comes_back(tmp_path: Path) -> None:
+    interface, policy = Interface(ViewSettings(continuous=False), (0.0,) * 5, (1.0,) * 5, True), PolicySettings()
+    save_world(tmp_path / "world.safetensors", build_world(SIZES, interface), interface)
+    world = load_world(tmp_path / "world.safetensors")
+    actor = Actor(world.model.features, SIZES, policy, torch.zeros(5), torch.ones(5), discrete=True)
+    save_actor(tmp_path / "actor.safetensors", actor, policy, "hash", discrete=True)
+    feature = torch.randn(4, world.model.features)
+    action = load_actor(tmp_path / "actor.safetensors", world)(feature).executed_mean
+    assert torch.equal(action, actor(feature).executed_mean)
+    assert torch.equal(action.sum(-1), torch.ones(4))
 
 
 def test_half_precision_is_read(path: Path) -> None:
@@ -63,6 +99,7 @@ Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, header: header["model"].update(deter=10**9), r"damaged header .*model\.deter"),
         (lambda tensors, header: header["model"].update(surprise=1), "damaged header"),
         (lambda tensors, header: header.update(low="ab"), "damaged header"),
+        (lambda tensors, header: header.pop("discrete"), "damaged header"),
         (lambda tensors, header: header["model"].update(deter=16), "does not fit its own settings"),
         (lambda tensors, header: tensors.pop("scale.low"), r"in the tensor scale\.low"),
         (lambda tensors, header: tensors.update(extra=torch.ones(1)), "in the tensor extra"),
@@ -78,8 +115,24 @@ def test_what_does_not_fit_is_refused(path: Path, harm: Harm, message: str) -> N
         load_world(path)
 
 
-@pytest.mark.parametrize("layers", [0, 9, "2", None])
-def test_an_actor_with_odd_layers_is_refused(path: Path, tmp_path: Path, layers: object) -> None:
-    save_weights(tmp_path / "actor.safetensors", {}, {"format": 1, "kind": "policy", "layers": layers})
-    with pytest.raises(StageError, match="damaged header"):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("actor_layers", 0, "actor_layers"),
+        ("actor_layers", 9, "actor_layers"),
+        ("actor_layers", None, "actor_layers"),
+        ("distribution", "normal", "distribution"),
+        ("discrete", True, "discrete True, in a world where it is False"),
+    ],
+)
+def test_an_actor_with_an_odd_header_is_refused(
+    name: str, value: object, message: str, path: Path, tmp_path: Path
+) -> None:
+    header = {"actor_layers": 2, "distribution": "bounded-normal", "discrete": False, name: value}
+    save_weights(tmp_path / "actor.safetensors", {}, {"format": 1, "kind": "policy", **header})
+    with pytest.raises(StageError, match=f"damaged header .*{message}"):
+        load_actor(tmp_path / "actor.safetensors", load_world(path))
+    del header[name]
+    save_weights(tmp_path / "actor.safetensors", {}, {"format": 1, "kind": "policy", **header})
+    with pytest.raises(StageError, match=f"damaged header .*{name}"):
         load_actor(tmp_path / "actor.safetensors", load_world(path))

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from pipeline.models.distributions import (
+    Always,
     Bernoulli,
-    BoundedNormal,
+    DiagonalNormal,
+    NormalPixels,
     OneHot,
     Pixels,
     SymexpTwoHot,
+    UnitNormal,
     symexp,
     symexp_bins,
     symlog,
@@ -132,40 +135,110 @@ def test_bernoulli_golden() -> None:
     assert yes.loss(torch.tensor([1.0, 0.0])).tolist() == pytest.approx([math.log(2), -math.log(0.25)])
 
 
+def test_a_soft_target_is_learned_as_a_mean() -> None:
+    """Cross-entropy -t ln p - (1 - t) ln (1 - p), least where p is the target itself: here .99."""
+    target = torch.tensor(0.99)
+    for p in (0.5, 0.9, 0.99):
+        expected = -0.99 * math.log(p) - 0.01 * math.log(1 - p)
+        assert Bernoulli(torch.logit(torch.tensor(p))).loss(target).item() == pytest.approx(expected, rel=1e-4)
+    logit = torch.logit(torch.tensor(0.99)).requires_grad_()
+    Bernoulli(logit).loss(target).backward()
+    assert logit.grad.item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_always_is_certain_and_has_nothing_to_learn() -> None:
+    always = Always(torch.randn(2, 3, 7))
+    assert always.mean.tolist() == always.mode.tolist() == [[1.0] * 3] * 2
+    assert always.loss(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2
+
+
+def test_unit_normal_matches_torch() -> None:
+    mean, target = torch.randn(5), torch.randn(5)
+    assert torch.allclose(UnitNormal(mean).loss(target), -Normal(mean, 1.0).log_prob(target), atol=1e-6)
+    assert UnitNormal(torch.zeros(())).loss(torch.zeros(())).item() == pytest.approx(0.9189385)
+
+
 def test_pixels_sum_the_squared_error_over_the_picture() -> None:
     loss = Pixels(torch.full((2, 3, 4, 4), 0.5)).loss(torch.zeros(2, 3, 4, 4))
     assert loss.tolist() == pytest.approx([0.25 * 48] * 2)
 
 
-class TestBoundedNormal:
-    raw = torch.randn(6, 4, generator=torch.Generator().manual_seed(3))
+class TestNormalPixels:
+    def test_loss_golden(self) -> None:
+        """Half a squared error of .25 for each of 12288 numbers, and their constant: 1536 + 12288 / 2 ln 2 pi."""
+        loss = NormalPixels(torch.zeros(2, 3, 64, 64)).loss(torch.ones(2, 3, 64, 64))
+        constant = 12288 * 0.5 * math.log(2 * math.pi)
+        assert constant == pytest.approx(11292, abs=1)
+        assert loss.tolist() == pytest.approx([1536 + constant] * 2, rel=1e-6)
 
-    def test_log_prob_and_entropy_match_torch(self) -> None:
-        ours = BoundedNormal(self.raw)
-        mean = torch.tanh(self.raw[:, :2])
-        std = 0.9 / (1 + torch.exp(-(self.raw[:, 2:] + 2))) + 0.1
-        theirs = Independent(Normal(mean, std), 1)
-        action = ours.sample()
-        assert torch.allclose(ours.log_prob(action), theirs.log_prob(action), atol=1e-5)
-        assert torch.allclose(ours.entropy(), theirs.entropy(), atol=1e-5)
-        assert torch.equal(ours.mode, mean)
+    def test_loss_matches_torch(self) -> None:
+        mean, target = torch.randn(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
+        theirs = -Independent(Normal(mean, 1.0), 3).log_prob(target - 0.5)
+        assert torch.allclose(NormalPixels(mean).loss(target), theirs, rtol=1e-5)
 
-    @given(st.floats(-0.98, 0.98), st.floats(0.12, 0.98))
-    def test_the_executed_mean_is_the_integral_over_clipped_actions(self, mean: float, std: float) -> None:
-        policy = BoundedNormal(BoundedNormal.raw(torch.tensor([mean]), torch.tensor([std])))
-        x = np.linspace(mean - 9 * std, mean + 9 * std, 20_001)
-        density = np.exp(-0.5 * ((x - mean) / std) ** 2)
-        expected = float((np.clip(x, -1, 1) * density).sum() / density.sum())
-        assert policy.executed_mean.item() == pytest.approx(expected, abs=1e-3)
+    def test_a_perfect_picture_is_drawn_as_it_was(self) -> None:
+        target = torch.rand(1, 3, 8, 8)
+        assert torch.allclose(NormalPixels(target - 0.5).mode, target, atol=1e-6)
+        assert NormalPixels(torch.tensor([[[[-9.0, 9.0]]]])).mode.flatten().tolist() == [0.0, 1.0]
 
-    def test_clipped_samples_have_the_executed_mean(self) -> None:
+
+class TestDiagonalNormal:
+    raw = torch.randn(6, 8, generator=torch.Generator().manual_seed(5)) * 2
+    other = torch.randn(6, 8, generator=torch.Generator().manual_seed(6)) * 2
+
+    @staticmethod
+    def reference(raw: torch.Tensor) -> Independent:
+        mean, s = raw.double().chunk(2, -1)
+        return Independent(Normal(mean, torch.log1p(torch.exp(s)) + 0.1), 1)
+
+    def test_kl_entropy_and_log_prob_match_torch(self) -> None:
+        ours, theirs = DiagonalNormal(self.raw), self.reference(self.raw)
+        kl = kl_divergence(theirs, self.reference(self.other))
+        assert torch.allclose(ours.kl(DiagonalNormal(self.other)).double(), kl, rtol=1e-4)
+        assert torch.allclose(ours.entropy().double(), theirs.entropy(), atol=1e-5)
+        x = torch.randn(6, 4)
+        assert torch.allclose(ours.log_prob(x).double(), theirs.log_prob(x), rtol=1e-4)
+        assert torch.equal(ours.mode, self.raw[:, :4])
+
+    def test_kl_golden(self) -> None:
+        """KL(N(1, 2) || N(0, 1)) = (4 + 1 - 1) / 2 - ln 2, and none to itself."""
+        q = DiagonalNormal(DiagonalNormal.raw(torch.tensor([1.0]), torch.tensor([2.0])))
+        p = DiagonalNormal(DiagonalNormal.raw(torch.tensor([0.0]), torch.tensor([1.0])))
+        assert q.kl(p).item() == pytest.approx(2 - math.log(2), rel=1e-5)
+        assert q.kl(q).item() == 0.0
+
+    def test_raw_is_the_inverse(self) -> None:
+        mean, std = torch.randn(5), torch.rand(5) + 0.11
+        normal = DiagonalNormal(DiagonalNormal.raw(mean, std))
+        assert torch.equal(normal.mean, mean)
+        assert torch.allclose(normal.std, std, atol=1e-5)
+
+    def test_no_deviation_is_below_a_tenth(self) -> None:
+        assert DiagonalNormal(torch.tensor([0.0, -100.0])).std.item() == pytest.approx(0.1)
+
+    def test_samples_are_the_noise_moved_and_carry_both_gradients(self) -> None:
+        raw = self.raw.clone().requires_grad_()
+        noise = torch.randn(6, 4)
+        sample = DiagonalNormal(raw).sample(noise)
+        theirs = self.reference(self.raw).base_dist
+        assert torch.allclose(sample.double(), theirs.mean + theirs.stddev * noise, atol=1e-5)
+        sample.sum().backward()
+        assert torch.allclose(raw.grad[:, :4], torch.ones(6, 4))
+        assert torch.allclose(raw.grad[:, 4:], noise * torch.sigmoid(self.raw[:, 4:]), atol=1e-5)
+
+    def test_a_generator_decides_what_is_drawn(self) -> None:
+        normal = DiagonalNormal(self.raw)
+        first, again = (normal.sample(generator=torch.Generator().manual_seed(3)) for _ in range(2))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, normal.sample())
+
+    def test_moments_of_the_samples(self) -> None:
         torch.manual_seed(0)
-        policy = BoundedNormal(torch.tensor([-2.0, 0.3]).expand(100_000, 2))
-        assert policy.sample().clamp(-1, 1).mean().item() == pytest.approx(policy.executed_mean[0].item(), abs=0.01)
-        assert policy.executed_mean[0].item() > policy.mode[0].item() + 0.1
+        raw = DiagonalNormal.raw(torch.tensor([2.0]), torch.tensor([0.5]))
+        sample = DiagonalNormal(raw.expand(50_000, 2)).sample()
+        assert sample.mean().item() == pytest.approx(2.0, abs=0.02)
+        assert sample.std().item() == pytest.approx(0.5, abs=0.02)
 
-    @given(st.floats(-0.95, 0.95), st.floats(0.15, 0.95))
-    def test_raw_is_the_inverse(self, mean: float, std: float) -> None:
-        policy = BoundedNormal(BoundedNormal.raw(torch.tensor([mean]), torch.tensor([std])))
-        assert policy.mean.item() == pytest.approx(mean, abs=1e-5)
-        assert policy.std.item() == pytest.approx(std, abs=1e-5)
+    def test_a_constant_copy_has_no_gradient(self) -> None:
+        raw = self.raw.clone().requires_grad_()
+        assert not DiagonalNormal(raw).detach().kl(DiagonalNormal(self.other)).requires_grad

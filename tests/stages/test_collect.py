@@ -93,6 +93,29 @@ def test_other_settings_do_not_mix(collected: Path, changed: dict[str, object], 
     assert fingerprint(collected) == before
 
 
+def test_discrete_actions_are_collected_and_do_not_mix_with_others(
+    collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    discrete = resolve("tiny", values=[("collect.decisions", 60), ("view.continuous", False)])
+    with pytest.raises(StageError, match=f"was collected with view.continuous True, not False; .* {NAME} --fresh`"):
+        collect(discrete, name=NAME, root=collected.parent)
+    path = collect(discrete, name=NAME, root=tmp_path, workers=2)
+    assert "share of 'steer left'" in " ".join(capsys.readouterr().out.split())
+    with EpisodeStore.open(path) as store:
+        assert store.view.settings == discrete.view and store.steps >= 60
+        for index in range(len(store)):
+            assert set(store.read(index).actions.tolist()) <= set(range(5))
+    with pytest.raises(StageError, match=r"was collected with view.continuous False, not True; "):
+        collect(tiny(60), name=NAME, root=tmp_path)
+
+
+def test_a_driver_that_has_no_such_actions_begins_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="brownian"):
+        values = [("collect.policy", "brownian"), ("view.continuous", False)]
+        collect(resolve("tiny", values=values), name=NAME, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_gymnasium_does_not_mix(collected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata.importlib.metadata, "version", lambda _: "9.9.9")
     with pytest.raises(StageError, match=r"was collected with gymnasium '.*', not '9.9.9'"):

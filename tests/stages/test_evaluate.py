@@ -91,6 +91,26 @@ def test_the_film_shows_the_drive_that_was_scored(
     assert run.evaluation.require({}).outputs["drive.mp4"] == file_hash(film)
 
 
+def test_a_run_with_discrete_actions_is_evaluated_and_filmed(
+    discrete_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drive_all(garage: Garage, jobs: list[Job], workers: int, stopped: Callable[[], bool]) -> Iterator[Drive]:
+        with one_thread():
+            yield from (drive(garage, job) for job in jobs)
+
+    monkeypatch.setattr(stage, "drive_all", drive_all)
+    monkeypatch.setattr("pipeline.envs.view.TIME_LIMIT", 60)
+    run = Run(Path(shutil.copytree(discrete_run.root, tmp_path / "discrete")))
+    report = evaluate(settings(tracks=1), run=run, video=True)
+    assert not capsys.readouterr().err  # filmed, it came out the same
+    assert {driver: len(scores) for driver, scores in report.scores.items()} == {POLICY: 1, RANDOM: 1, STRAIGHT: 1}
+    assert report.scores[POLICY][0].decisions == 15
+    assert (
+        report.scores[POLICY][0].score == report.scores[STRAIGHT][0].score
+    )  # untrained, it gives gas and nothing else
+    assert (run.evaluation.path / "drive.mp4").exists()
+
+
 def test_everything_is_written(run: Run, here: None, capsys: pytest.CaptureFixture[str]) -> None:
     report = evaluate(settings(seed=3), run=run)
     found = content(run)

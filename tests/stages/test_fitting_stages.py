@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,18 @@ import torch
 
 from pipeline import console
 from pipeline.artifacts import Run, file_hash, load_weights
-from pipeline.config import resolve
+from pipeline.config import VARIANTS, Settings, resolve
+from pipeline.envs.actions import action_bounds
 from pipeline.episodes.episode import INFO_TYPES, Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import DreamerError, InterruptedRunError, StageError, UsageError
 from pipeline.learning import fitting
+from pipeline.learning.encoding import Rows
+from pipeline.learning.policy_learner import PolicyLearner
+from pipeline.models.checkpoints import load_actor, load_world
+from pipeline.models.policies import BoundedNormal, OneHotAction, TanhNormal, TruncatedNormal
+from pipeline.stages import fit_policy as fit_policy_stage
 from pipeline.stages.fit_policy import fit_policy
 from pipeline.stages.fit_world import fit_world
 
@@ -27,18 +35,20 @@ CPU = torch.device("cpu")
 TINY = resolve("tiny").with_value("world.precision", "float32").with_value("policy.precision", "float32")
 
 
-def write_data(path: Path, episodes: int = 6) -> Path:
+def write_data(path: Path, episodes: int = 6, *, continuous: bool = True) -> Path:
     rng = np.random.default_rng(0)
-    view = View(action_repeat=4, size=64, action_low=(-1.0, 0.0, 0.0), action_high=(1.0, 1.0, 1.0))
+    low, high = action_bounds(continuous)
+    view = View(action_repeat=4, size=64, continuous=continuous, action_low=low, action_high=high)
     origin = Origin(gymnasium="1.4.0", view=view, policy="mixture", patience=30, limit=250, seed=0)
     with EpisodeStore.create(path, origin) as writer:
         for number in range(episodes):
             steps = 25 + number
             last = np.arange(steps) == steps - 1
+            numbers, choices = rng.uniform(0, 1, (steps, 3)).astype(np.float32), rng.integers(0, 5, steps)
             writer.append(
                 Episode(
                     observations=rng.integers(0, 256, (steps + 1, 3, 64, 64), np.uint8),
-                    actions=rng.uniform(0, 1, (steps, 3)).astype(np.float32),
+                    actions=numbers if continuous else choices,
                     rewards=rng.normal(size=steps).astype(np.float32),
                     terminations=last & (number == 0),
                     truncations=last & (number != 0),
@@ -177,7 +187,8 @@ import shutil
 from pathlib import Path
 import torch
 from pipeline.artifacts import Run
-from pipeline.config import resolve
+from pipeline.config import VARIANTS, Settings, resolve
+from pipeline.envs.actions import action_bounds
 from pipeline.stages.fit_policy import fit_policy
 shutil.copytree({str(run.world.path)!r}, {str(tmp_path / "run" / "world")!r})
 run = Run(Path({str(tmp_path / "run")!r}))
@@ -265,3 +276,81 @@ def test_settings_on_disk_are_those_it_was_made_with(run: Run, data: Path) -> No
     assert policy.model == world.model == TINY.model
     assert policy.collect == world.collect
     assert run.world.require({}).facts["data"] == data.name
+
+
+def tiny(variant: str, *values: tuple[str, object]) -> Settings:
+    precise = ("world.precision", "float32"), ("policy.precision", "float32")
+    return resolve("tiny", values=[*precise, *values], variant=variant)
+
+
+@pytest.fixture(scope="module")
+def worlds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Run]:
+    """Gives a run with a variant's world model, fitted once, in a folder of one's own."""
+    root = tmp_path_factory.mktemp("worlds")
+
+    def world(variant: str, path: Path) -> Run:
+        if not (root / variant).exists():
+            fit_world(tiny(variant), run=Run(root / variant), data=data, device=CPU)
+        shutil.copytree(root / variant, path)
+        return Run(path)
+
+    return world
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_stages_fit_every_variant_and_leave_an_actor_that_acts(
+    variant: str, worlds: Callable[[str, Path], Run], data: Path, tmp_path: Path
+) -> None:
+    run = worlds(variant, tmp_path / "run")
+    assert fit_policy(tiny(variant), run=run, data=data, device=CPU).complete
+    world = load_world(run.world.weights)
+    policy = load_actor(run.policy.weights, world)(torch.zeros(2, world.model.features))
+    kind = {"v1": TanhNormal, "memoryless": TanhNormal, "v2": TruncatedNormal}.get(variant, BoundedNormal)
+    assert isinstance(policy, kind)
+    assert policy.executed_mean.shape == (2, 3) and (policy.executed_mean.abs() <= 1).all()
+    assert ("replay" in console.read_lines(run.policy.metrics)[-1]) == (variant == "v3")
+
+
+@pytest.mark.parametrize("variant", ["laptop", "v1"])
+def test_discrete_actions_are_fitted_too(variant: str, tmp_path: Path) -> None:
+    data, run = write_data(tmp_path / "discrete", continuous=False), Run(tmp_path / "run")
+    settings = tiny(variant, ("view.continuous", False), ("policy.gradient", "reinforce"))
+    fit_world(settings, run=run, data=data, device=CPU)
+    fit_policy(settings, run=run, data=data, device=CPU)
+    world = load_world(run.world.weights)
+    policy = load_actor(run.policy.weights, world)(torch.zeros(2, world.model.features))
+    assert isinstance(policy, OneHotAction)
+    assert policy.executed_mean.sum(-1).tolist() == [1.0, 1.0]
+
+
+def test_what_the_learner_of_version_3_is_given(
+    worlds: Callable[[str, Path], Run], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The discount that the soft continue head has learned, and the rows of whole episodes one after the other."""
+    given = []
+
+    class Listening(PolicyLearner):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            given.append((self.settings.discount, self.rows))
+
+    monkeypatch.setattr(fit_policy_stage, "PolicyLearner", Listening)
+    settings, run = tiny("v3"), worlds("v3", tmp_path / "run")
+    fit_policy(settings, run=run, data=data, device=CPU)
+    [(discount, rows)] = given
+    assert discount == settings.world.discount == 1 - 1 / 333 != settings.policy.discount
+    assert isinstance(rows, Rows)
+    with EpisodeStore.open(data) as store:
+        rewards = [np.concatenate([[0], store.read(index).rewards]) for index in range(len(store))]
+    assert rows.reward.tolist() == pytest.approx(np.concatenate(rewards).tolist())  # from the shortest to the longest
+    ends = torch.cumsum(torch.tensor([len(reward) for reward in rewards]), 0) - 1
+    assert rows.is_last.nonzero()[:, 0].tolist() == ends.tolist()
+    assert rows.is_terminal.nonzero()[:, 0].tolist() == [ends[0].item()]
+
+
+def test_windows_longer_than_the_record_are_refused(
+    worlds: Callable[[str, Path], Run], data: Path, tmp_path: Path
+) -> None:
+    settings, run = tiny("v3", ("policy.replay_length", 1000)), worlds("v3", tmp_path / "run")
+    with pytest.raises(StageError, match=r"fewer than the 1000 of a window"):
+        fit_policy(settings, run=run, data=data, device=CPU)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import Manifest, Run
-from pipeline.config import Settings, resolve
+from pipeline.config import VARIANTS, Settings, resolve
 from pipeline.episodes.episode import INFO_TYPES, Episode
 from pipeline.episodes.metadata import Origin
 from pipeline.episodes.store import EpisodeStore
@@ -35,7 +36,7 @@ def write_data(path: Path, settings: Settings, steps: int = 20) -> Path:
             writer.append(
                 Episode(
                     observations=np.zeros((steps + 1, 3, size, size), np.uint8),
-                    actions=np.zeros((steps, 3), np.float32),
+                    actions=np.zeros((steps, 3), np.float32) if settings.view.continuous else np.zeros(steps, np.int64),
                     rewards=np.zeros(steps, np.float32),
                     terminations=np.zeros(steps, np.bool_),
                     truncations=last,
@@ -115,6 +116,50 @@ def test_a_run_is_foreseen_from_what_the_stages_before_will_leave(data: Path, ti
         recorded, world, _, policy, _ = sizes(70, fresh)
         assert recorded.startswith(f"{70 if fresh else 30} decisions to record")
         assert world.startswith("70 decisions") and world.endswith("1 updates") and policy.startswith("70 states")
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_every_variant_is_foreseen(tmp_path: Path, variant: str) -> None:
+    """Timed too: a learner of each can learn from nothing."""
+    settings = resolve("tiny", variant=variant)
+    assert all(one.seconds > 0 for one in whole_run(settings, run=Run(tmp_path), data=tmp_path / "none", device=CPU))
+
+
+@pytest.mark.parametrize(
+    ("variant", "bytes_of_a_state"),
+    [("laptop", 4 * 16 + 4 * 4), ("memoryless", 4 * 32), ("v1", 4 * 16 + 4 * 30), ("v3", 4 * 16 + 4 * 4)],
+)
+def test_memory_follows_the_states(variant: str, bytes_of_a_state: int, clock: list[Any]) -> None:
+    """Numbers of h and of a Gaussian z take four bytes, those of a one-hot z one; each state is there twice."""
+
+    def memory(decisions: int) -> float:
+        values = [("collect.decisions", decisions), ("world.memory_gib", 1e-9)]
+        return fit_policy(resolve("tiny", values=values, variant=variant), run=None, data=None, device=CPU).memory_gib
+
+    found = (memory(60_000_000) - memory(50_000_000)) * 2**30 / 10_000_000
+    assert found == pytest.approx(2 * bytes_of_a_state)
+
+
+def test_discrete_actions_are_foreseen(tmp_path: Path, tiny_run: Run) -> None:
+    """As the settings say; and from the data, whatever the settings say. Timed, as in the first test."""
+    discrete = tiny(view__continuous=False)
+    whole_run(discrete, run=Run(tmp_path / "run"), data=tmp_path / "none", device=CPU, workers=1)
+    data = write_data(tmp_path / "data", discrete)
+    assert collect(discrete, data=data).sizes.startswith("260 decisions to record beside the 40 there")
+    with pytest.raises(StageError, match=r"view\.continuous False, not True"):
+        collect(tiny(), data=data)
+    for fit in (fit_world, fit_policy):
+        assert fit(tiny(), run=None, data=data, device=CPU).seconds > 0
+
+
+def test_the_models_are_those_for_the_actions(tmp_path: Path, clock: list[Any]) -> None:
+    data = write_data(tmp_path / "data", tiny(view__continuous=False))
+    for fit, source in itertools.product((fit_world, fit_policy), (None, data)):
+        fit(tiny(), run=None, data=source, device=CPU)
+    widths = [len(learner.model.scale.low) for learner in clock]
+    assert widths == [3, 5, 3, 5]
+    assert [learner.model.discrete for learner in clock] == [False, True, False, True]
+    assert clock[0].held_out.action.shape[-1] == 3 and clock[1].held_out.action.shape[-1] == 5
 
 
 # Collecting

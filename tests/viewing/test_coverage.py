@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from pipeline.envs.actions import action_bounds
 from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
@@ -29,8 +30,15 @@ def good(decisions: int = 1000, episodes: int = 50) -> Coverage:
     )
 
 
+def good_discrete(decisions: int = 1000, episodes: int = 50) -> Coverage:
+    """The same, of discrete actions and episodes of one length."""
+    actions = np.random.default_rng(1).choice(5, decisions, p=[0.1, 0.15, 0.15, 0.55, 0.05])
+    lengths = np.full(episodes, decisions // episodes)
+    return replace(good(decisions, episodes), actions=actions, lengths=lengths)
+
+
 def test_good_data_have_no_weakness() -> None:
-    assert weaknesses(good()) == []
+    assert weaknesses(good()) == weaknesses(good_discrete()) == []
 
 
 @pytest.mark.parametrize(
@@ -52,12 +60,14 @@ def test_a_finished_lap_is_an_end_for_good() -> None:
     assert weaknesses(replace(good(), ends=Counter({LAP: 1, OFF_ROAD: 49}))) == []
 
 
-def _episode(wheels: list[int], *, terminated: bool = False, lap: bool = False) -> Episode:
+def _episode(
+    wheels: list[int], *, terminated: bool = False, lap: bool = False, chosen: list[int] | None = None
+) -> Episode:
     steps = len(wheels)
     last = np.arange(steps) == steps - 1
     return Episode(
         observations=np.zeros((steps + 1, 3, 8, 8), np.uint8),
-        actions=np.tile(np.float32([0.1, 0.2, 0.3]), (steps, 1)),
+        actions=np.tile(np.float32([0.1, 0.2, 0.3]), (steps, 1)) if chosen is None else np.array(chosen),
         rewards=np.arange(steps, dtype=np.float32),
         terminations=last & terminated,
         truncations=last & (not terminated),
@@ -73,11 +83,15 @@ def _episode(wheels: list[int], *, terminated: bool = False, lap: bool = False) 
     )
 
 
+def _origin(continuous: bool) -> Origin:
+    low, high = action_bounds(continuous)
+    view = View(action_repeat=4, size=8, continuous=continuous, action_low=low, action_high=high)
+    return Origin(gymnasium="1.4.0", view=view, policy="mixture", patience=3, limit=5, seed=0)
+
+
 @pytest.fixture
 def store_path(tmp_path: Path) -> Path:
-    view = View(action_repeat=4, size=8, action_low=(-1.0, 0.0, 0.0), action_high=(1.0, 1.0, 1.0))
-    origin = Origin(gymnasium="1.4.0", view=view, policy="mixture", patience=3, limit=5, seed=0)
-    with EpisodeStore.create(tmp_path / "x", origin) as writer:
+    with EpisodeStore.create(tmp_path / "x", _origin(continuous=True)) as writer:
         writer.append(_episode([4, 4, 0, 0, 0]))
         writer.append(_episode([4, 4, 1, 0, 0]))
         writer.append(_episode([0, 0]))
@@ -110,6 +124,22 @@ def test_report(store_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _inked(matplotlib.image.imread(store_path / "coverage.png"))
 
 
+def test_report_of_discrete_actions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with EpisodeStore.create(tmp_path / "x", _origin(continuous=False)) as writer:
+        writer.append(_episode([4, 4, 4, 4], chosen=[3, 3, 3, 1]))
+        writer.append(_episode([4, 4], chosen=[3, 0]))
+    with EpisodeStore.open(tmp_path / "x") as store:
+        coverage = report(store)
+    np.testing.assert_allclose(coverage.action_shares, [[0, 0.25, 0, 0.75, 0], [0.5, 0, 0, 0.5, 0]])
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    table = {row[0]: row[1:] for row in rows if row}
+    assert table["share of 'gas'"] == ["0.62", "0.51", "0.62", "0.74", "0.75"]
+    assert table["share of 'brake'"][0] == "0.00"
+    assert len([name for name in table if name.startswith("share of")]) == 5
+    assert not any("steering," in name for name in table)
+    assert _inked(matplotlib.image.imread(tmp_path / "x" / "coverage.png"))
+
+
 def _inked(picture: np.ndarray) -> bool:
     """Whether each of the nine fields of the figure holds something dark or coloured."""
     height, width = (side // 3 for side in picture.shape[:2])
@@ -128,3 +158,13 @@ def test_draw(tmp_path: Path, single: bool) -> None:
         coverage = replace(coverage, **one, rewards=np.float32([-100.0]), ends=Counter({OFF_FIELD: 1}))
     draw(coverage, tmp_path / "figure.png", "A title")
     assert matplotlib.image.imread(tmp_path / "figure.png").shape == (900, 1200, 4)
+
+
+def test_draw_discrete_actions(tmp_path: Path) -> None:
+    """They change two fields of nine, the left and the middle one of the second row."""
+    for name, coverage in (("one", good_discrete()), ("other", replace(good(), lengths=good_discrete().lengths))):
+        draw(coverage, tmp_path / f"{name}.png", "A title")
+    one, other = (matplotlib.image.imread(tmp_path / f"{name}.png")[..., :3] for name in ("one", "other"))
+    assert _inked(one) and one.shape == other.shape
+    differing = (one != other).any(-1)
+    assert differing[300:600, :400].mean() > 0.02 and differing[300:600, 400:800].mean() > 0.02

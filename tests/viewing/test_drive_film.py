@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,11 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Run
 from pipeline.driving import agent_of, open_garage
+from pipeline.envs.actions import GAS, LEFT, Action
 from pipeline.envs.view import AgentView, Step
 from pipeline.scores import EpisodeScore
+from pipeline.viewing import drive_film
+from pipeline.viewing.cockpit import Cockpit, Dials
 from pipeline.viewing.drive_film import Pick, film_drive, pick, reconstruction
 
 
@@ -72,6 +76,23 @@ def test_a_drive_is_filmed_between_a_title_and_its_end(
     shown = [int(picture[200, 200, 0]) for picture in pictures[TITLE:-END]]
     assert shown == [10, 11, 20, 21, 22]
     assert not capsys.readouterr().err
+
+
+def test_the_dials_show_what_the_action_does_to_the_car(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Dials] = []
+
+    def picture(self: Cockpit, drive: object, seen: object, rebuilt: object, dials: Dials) -> NDArray[np.uint8]:
+        shown.append(dials)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    actions: Iterator[Action] = iter([np.float32([-0.5, 0.25, 0.75]), LEFT, GAS])
+    monkeypatch.setattr(Cockpit, "picture", picture)
+    monkeypatch.setattr(Cockpit, "card", lambda self, picture, text: picture)
+    monkeypatch.setattr(drive_film, "make_driver", lambda garage, job: lambda seen: next(actions))
+    monkeypatch.setattr(drive_film, "reconstruction", lambda agent: np.zeros((3, 64, 64), np.uint8))
+    film(tiny_run, monkeypatch, SCORE)
+    controls = [(dials.steer, dials.gas, dials.brake) for dials in shown]
+    assert controls == [(-0.5, 0.25, 0.75)] * 3 + [(-0.6, 0.0, 0.0)] * 3  # of the first two decisions, and a title
 
 
 def test_a_drive_that_comes_out_otherwise_is_told(
