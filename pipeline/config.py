@@ -245,6 +245,10 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         "model.encoder = pooled needs model.deter and 4 model.depth in multiples of model.blocks",
     )
     yield policy.value == "present" and policy.replay_scale > 0, "policy.replay_scale needs policy.value = next"
+    odd = policy.replay_scale > 0 and policy.starts % policy.replay_length > 0
+    yield odd, "policy.starts must be a multiple of policy.replay_length"
+    brief = policy.value == "present" and policy.horizon < 2
+    yield brief, "policy.value = present needs a policy.horizon of at least 2"
     yield (
         policy.carry > 0 and policy.replay_scale > 0,
         "policy.replay_scale starts in recorded states; set policy.carry to 0",

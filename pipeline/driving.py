@@ -62,6 +62,7 @@ class Garage:
         seed: of everything random in a drive, together with the track.
         stochastic: the policy draws its actions instead of taking their mean.
         device: where the policy computes.
+        discount: that the world model's continue head holds; 1 where it holds none.
     """
 
     run: Path
@@ -71,6 +72,7 @@ class Garage:
     seed: int = 0
     stochastic: bool = False
     device: str = "cpu"
+    discount: float = 1.0
 
 
 def open_garage(run: Run, *, seed: int = 0, stochastic: bool = False, device: torch.device | str = "cpu") -> Garage:
@@ -82,8 +84,9 @@ def open_garage(run: Run, *, seed: int = 0, stochastic: bool = False, device: to
     weights = run.world.weights.name
     world = run.world.require({}).outputs[weights]
     policy = run.policy.require({"world": world}).outputs[weights]
-    random_policy = run.world.read_settings().collect.policy
-    return Garage(run.root, world, policy, random_policy, seed, stochastic, str(device))
+    settings = run.world.read_settings()
+    discount = settings.world.discount if settings.model.goes_on == "soft" else 1.0
+    return Garage(run.root, world, policy, settings.collect.policy, seed, stochastic, str(device), discount)
 
 
 class Job(NamedTuple):
@@ -179,11 +182,11 @@ def drive(garage: Garage, job: Job) -> Drive:
     if start is None:
         return Drive(score, tuple(rewards))
     seed_torch(garage.seed, Stream.DREAM, job.track)
-    return Drive(score, tuple(rewards), dream_start, tuple(dreamt_rewards(agent_of(garage), start)))
+    return Drive(score, tuple(rewards), dream_start, tuple(dreamt_rewards(agent_of(garage), start, garage.discount)))
 
 
 @torch.no_grad()
-def dreamt_rewards(agent: Agent, start: Latent) -> list[float]:
+def dreamt_rewards(agent: Agent, start: Latent, discount: float = 1.0) -> list[float]:
     """Rewards that the world model expects of the next `HORIZONS[-1]` decisions of the policy.
 
     The reward of a decision counts as far as the imagined drive has not ended before it: r_t prod_{k<t} c_k, averaged
@@ -192,12 +195,14 @@ def dreamt_rewards(agent: Agent, start: Latent) -> list[float]:
     Args:
         agent: world model and policy; it imagines as it drives, by the mean action or stochastically.
         start: one state, (1, ...).
+        discount: that the continue head holds; what is promised is not discounted.
     """
     dream = Dream(agent.world.model)
     starts = start[[0] * DREAM_SAMPLES]
     trajectory = imagine(dream, agent.actor, starts, HORIZONS[-1], sample=agent.stochastic)
     outcomes = dream.outcomes(trajectory.latents[1:])  # (H, N)
-    alive = torch.cat([torch.ones_like(outcomes.goes_on[:1]), outcomes.goes_on[:-1]]).cumprod(0)
+    goes_on = (outcomes.goes_on / discount).clamp_max(1)
+    alive = torch.cat([torch.ones_like(goes_on[:1]), goes_on[:-1]]).cumprod(0)
     expected: list[float] = (alive * outcomes.reward).mean(1).tolist()
     return expected
 

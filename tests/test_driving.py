@@ -109,7 +109,7 @@ def test_other_weights_are_another_agent(garage: Garage) -> None:
 def test_the_dream_is_asked_once_the_camera_has_zoomed_in(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Latent] = []
 
-    def note(agent: object, start: Latent) -> list[float]:
+    def note(agent: object, start: Latent, discount: float) -> list[float]:
         asked.append(start)
         return [0.0]
 
@@ -127,11 +127,13 @@ def test_the_dream_is_asked_once_the_camera_has_zoomed_in(garage: Garage, monkey
 
 
 def test_dreamt_rewards_count_as_far_as_the_dream_goes_on(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
+    discount = 1.0
+
     def outcomes(self: Dream, latents: Latent) -> Outcomes:
         shape = latents.deter.shape[:-1]
         later = torch.arange(shape[0])[:, None].expand(shape)
         goes_on = torch.where(later == 1, 0.5, torch.where(later == 3, 0.0, 1.0))
-        return Outcomes(torch.full(shape, 2.0), goes_on, torch.zeros(shape))
+        return Outcomes(torch.full(shape, 2.0), discount * goes_on, torch.zeros(shape))
 
     monkeypatch.setattr(Dream, "outcomes", outcomes)
     agent = agent_of(garage)
@@ -142,6 +144,19 @@ def test_dreamt_rewards_count_as_far_as_the_dream_goes_on(garage: Garage, monkey
     assert len(expected) == HORIZONS[-1]
     # A reward arrives with the very state after which the drive may end: the ends count from the next one on.
     assert expected[:6] == [2, 2, 1, 1, 0, 0]
+    discount = 0.5  # a soft continue head's, which is no end
+    assert dreamt_rewards(agent, agent.latent, discount) == expected
+
+
+def test_a_garage_knows_the_discount_of_a_soft_continue_head(tiny_run: Run) -> None:
+    assert open_garage(tiny_run).discount == 1.0
+    settings = tiny_run.world.read_settings()
+    soft = settings.with_value("model.goes_on", "soft").with_value("world.discount", 0.9)
+    tiny_run.world.write_settings(soft)
+    try:
+        assert open_garage(tiny_run).discount == 0.9
+    finally:
+        tiny_run.world.write_settings(settings)
 
 
 @pytest.mark.slow
