@@ -351,6 +351,6 @@ def test_what_the_learner_of_version_3_is_given(
 def test_windows_longer_than_the_record_are_refused(
     worlds: Callable[[str, Path], Run], data: Path, tmp_path: Path
 ) -> None:
-    settings, run = tiny("v3", ("policy.replay_length", 1000)), worlds("v3", tmp_path / "run")
+    settings, run = tiny("v3", ("policy.replay_length", 1000), ("policy.starts", 1000)), worlds("v3", tmp_path / "run")
     with pytest.raises(StageError, match=r"fewer than the 1000 of a window"):
         fit_policy(settings, run=run, data=data, device=CPU)
