@@ -70,7 +70,7 @@ class Shared:
         str | None,
         _shared_option(
             metavar="laptop|memoryless|v1|v2|v3",
-            help="Which Dreamer: our own, or one as it was published.",
+            help="Which Dreamer: our own, one of the three published, or one without memory.",
             show_default="the run's own, laptop for a new run",
         ),
     ] = None

@@ -139,6 +139,12 @@ class PolicySettings(Section):
         lt=1,
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
     )
+    temperature: float = Field(
+        1.3, gt=0, le=10, description="of the imagined states; above 1, less sure of what comes than the model is"
+    )
+    utility: Literal["linear", "symlog"] = Field(
+        "symlog", description="what is summed up: the reward as it is, or its symlog, to which twice is less than twice"
+    )
     discount: float = Field(
         0.99, gt=0, le=1, description="discount per decision, gamma; unused where a soft continue head holds it"
     )
@@ -165,7 +171,7 @@ class PolicySettings(Section):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
     entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
-    penalty: float = Field(5.0, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
+    penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
     anneal: float = Field(0.4, ge=0, le=1, description="last share of the updates, in which the step sizes fall to 0")
@@ -255,6 +261,15 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
     )
 
 
+STAGE_SECTIONS = {
+    "collect": ("seed", "view", "collect"),
+    "fit-world": ("seed", "view", "model", "world"),
+    "show-encodings": ("seed",),
+    "fit-policy": ("seed", "policy"),
+    "evaluate": ("seed", "evaluate"),
+}
+"""The settings that each stage depends on, beside those that its inputs were made with."""
+
 Changes = dict[str, dict[str, Any]]
 
 VARIANTS: dict[str, Changes] = {
@@ -300,6 +315,8 @@ VARIANTS: dict[str, Changes] = {
             "entropy": 0.0,
             "penalty": 0.0,
             "carry": 0.0,
+            "temperature": 1.0,
+            "utility": "linear",
             "actor_rate": 8e-5,
             "critic_rate": 8e-5,
             "eps": 1e-7,
@@ -353,6 +370,8 @@ VARIANTS: dict[str, Changes] = {
             "entropy": 1e-4,
             "penalty": 0.0,
             "carry": 0.0,
+            "temperature": 1.0,
+            "utility": "linear",
             "actor_rate": 8e-5,
             "critic_rate": 8e-5,
             "eps": 1e-5,
@@ -401,14 +420,16 @@ VARIANTS: dict[str, Changes] = {
             "replay_length": 64,
             "penalty": 0.0,
             "carry": 0.0,
+            "temperature": 1.0,
+            "utility": "linear",
             "average_rate": 1.0,
             "actor_layers": 3,
             "critic_layers": 3,
         },
     },
 }
-"""What each Dreamer changes: the three as published, one without memory out of the first one's parts, and `laptop`, our
-own: the third made small and fast, with what two phases need."""
+"""What each Dreamer changes: the three published (docs/variants.md lists what still differs), one without memory out of
+the first one's parts, and `laptop`, our own: the third made small and fast, with what two phases need."""
 
 _V1 = {"dynamics": "recurrent", "cell": "plain", "deter": 200, "stoch": 30}
 VARIANTS["v1"] = {**VARIANTS["memoryless"], "model": {**VARIANTS["memoryless"]["model"], **_V1}}
@@ -432,7 +453,7 @@ PRESETS: dict[str, Changes] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
-        "world": {"updates": 3000},
+        "world": {"updates": 2800},
         "policy": {"updates": 600, "slow_rate": 0.1},
         "evaluate": {"tracks": 20},
     },

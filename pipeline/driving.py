@@ -36,6 +36,8 @@ POLICY, RANDOM, STRAIGHT = "policy", "random", "straight"
 That gas is 0.3 where actions are continuous; where they are discrete it is the one gas there is, 0.2.
 """
 
+DRIVERS = (POLICY, RANDOM, STRAIGHT)
+
 DREAM_SAMPLES = 16
 """Imagined futures of each start state, to be averaged."""
 

@@ -35,7 +35,7 @@ def make_tiny_run(root: Path, seed: int = 0, *, continuous: bool = True) -> Run:
     from pipeline.models.checkpoints import Interface, build_world, save_actor, save_world
 
     settings, run = resolve("tiny", values=[("view.continuous", continuous)]), Run(root)
-    interface = Interface(settings.view, *action_bounds(continuous), discrete=not continuous)
+    interface = Interface(settings.view, *action_bounds(continuous))
     mean = torch.tensor([0.0, 0.2, -0.9] if continuous else [0.1, 0.1, 0.1, 0.6, 0.1])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -45,7 +45,7 @@ def make_tiny_run(root: Path, seed: int = 0, *, continuous: bool = True) -> Run:
     save_world(run.world.weights, world, interface)
     _complete(run.world, settings, {"data": "0" * 64})
     world_hash = file_hash(run.world.weights)
-    save_actor(run.policy.weights, actor, settings.policy, world_hash, interface.discrete)
+    save_actor(run.policy.weights, actor, settings.policy, world_hash)
     _complete(run.policy, settings, {"world": world_hash})
     return run
 

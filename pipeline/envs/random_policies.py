@@ -203,16 +203,10 @@ def make_policy(name: str, rng: np.random.Generator, *, continuous: bool = True)
         A policy; its `name` is that of the process drawn, for `mixture` too.
 
     Raises:
-        UsageError: see `check_policy`.
+        UsageError: there is no policy of that name for such actions.
     """
-    check_policy(name, continuous=continuous)
-    return (POLICIES if continuous else DISCRETE_POLICIES)[name](rng)
-
-
-def check_policy(name: str, *, continuous: bool) -> None:
-    """Raise UsageError where there is no policy of that name, or none for such actions."""
-    if name not in POLICIES:
-        raise UsageError(f"there is no random policy '{name}'{did_you_mean(name, POLICIES)}")
-    if not continuous and name not in DISCRETE_POLICIES:
-        others = ", ".join(sorted(DISCRETE_POLICIES))
-        raise UsageError(f"collect.policy = {name} draws continuous actions; for discrete ones there are {others}")
+    policies = POLICIES if continuous else DISCRETE_POLICIES
+    if name not in policies:
+        kind = "" if continuous else " of discrete actions"
+        raise UsageError(f"There is no random policy '{name}'{kind}{did_you_mean(name, policies)}")
+    return policies[name](rng)

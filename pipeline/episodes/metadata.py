@@ -16,6 +16,7 @@ from pydantic import Field
 from ..artifacts import write_text
 from ..config import RandomPolicyName, Section, Settings, ViewSettings, flatten
 from ..envs.actions import action_bounds
+from ..errors import StageError
 
 FORMAT: Final = 1
 """Version of the data format; raised when it changes, so that old data cannot be misread."""
@@ -98,6 +99,15 @@ class Origin(Section):
             if value != theirs[name]:
                 return f"{name} {value!r}, not {theirs[name]!r}"
         return None
+
+    def require(self, wanted: Origin, path: Path) -> None:
+        """Raise StageError where the data set at `path`, which this is the origin of, was to be collected otherwise."""
+        difference = self.difference(wanted)
+        if difference is not None:
+            raise StageError(
+                f"{path} was collected with {difference}; use another --data name, or replace it with "
+                f"`dreamer collect --data {path.name} --fresh`"
+            )
 
 
 def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: int, megabytes: float) -> None:

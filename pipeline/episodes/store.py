@@ -63,7 +63,7 @@ class EpisodeStore:
         Raises:
             StageError: it is missing or damaged, or holds what this project does not write.
         """
-        if not (path / _DATA).exists():
+        if not EpisodeStore.has_episodes(path):
             state = "holds no episodes yet" if (path / _METADATA).exists() else "is missing"
             raise StageError(f"{path} {state}; run `dreamer collect --data {path.name}`")
         origin = _origin(path)
@@ -73,6 +73,11 @@ class EpisodeStore:
         except BaseException:
             file.close()
             raise
+
+    @staticmethod
+    def has_episodes(path: Path) -> bool:
+        """Whether the folder holds a data set that can be opened to read, damage aside."""
+        return (path / _DATA).exists()
 
     @staticmethod
     def exists(path: Path) -> bool:

@@ -43,10 +43,12 @@ class Dream:
 
     Args:
         model: the world model.
+        temperature: of the states drawn. Above 1 the dream is less sure of what comes than the model is, so that a
+            policy cannot live on the model's mistakes (World Models, arXiv 1803.10122, "Cheating the World Model").
     """
 
-    def __init__(self, model: WorldModel) -> None:
-        self.model = model
+    def __init__(self, model: WorldModel, temperature: float = 1.0) -> None:
+        self.model, self.temperature = model, temperature
         self.latent: Latent | None = None
 
     def reset(self, start: Latent) -> Latent:
@@ -57,11 +59,11 @@ class Dream:
     def step(self, action: Tensor) -> Latent:
         """Imagine the states after actions (N, A) in the model's scale, clipped to its bounds as the real ones are."""
         assert self.latent is not None, "reset comes before step"
-        self.latent = self.model.dynamics.imagine_step(self.latent, action.clamp(-1, 1))
+        self.latent = self.model.dynamics.imagine_step(self.latent, action.clamp(-1, 1), self.temperature)
         return self.latent
 
     def outcomes(self, latents: Latent) -> Outcomes:
-        """Reward, continuation and disagreement at states (..., ...): once for a whole trajectory, not at each step."""
+        """What the model says of states (..., ...): once for a whole trajectory, not at each step."""
         feature = latents.feature
         reward = self.model.reward(feature).mean
         ensemble = self.model.settings.ensemble

@@ -51,7 +51,7 @@ class PolicyLearner:
         self.soft = model.settings.goes_on == "soft"
         self.ends = model.dynamics.initial(settings.starts, device=model.device)
         self.carried = torch.zeros(settings.starts, dtype=torch.bool, device=model.device)
-        self.dream = Dream(model)
+        self.dream = Dream(model, settings.temperature)
         self._last = settings.updates
         self.actor = actor
         self.acting = deepcopy(actor).requires_grad_(False)

@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from ..config import PolicySettings
 from ..models.actor_critic import Actor, Critic
-from ..models.distributions import SymexpTwoHot, UnitNormal
+from ..models.distributions import SymexpTwoHot, UnitNormal, symlog
 from .encoding import Rows
 from .imagination import Outcomes, Trajectory
 from .returns import ReturnScale, lambda_return, present_lambda_return, replay_lambda_return, trajectory_weight
@@ -103,6 +103,15 @@ def credit_present(reward: Tensor, discount: Tensor, value: Tensor, lam: float, 
     return Credit(returns, 1, weight, returns[1:], weight)
 
 
+def utility(reward: Tensor, kind: str) -> Tensor:
+    """What a reward (...) is worth to actor and critic: itself where the kind is 'linear', or its 'symlog'.
+
+    In a dream, which is discounted and has no finish, twice the speed is twice the return, and worth a risk; on a track
+    there are only so many tiles, and all that a faster lap gains is a little time. A concave utility takes that back.
+    """
+    return symlog(reward) if kind == "symlog" else reward
+
+
 def actor_objective(log_prob: Tensor, advantage: Tensor, credit: Tensor, settings: PolicySettings) -> Tensor:
     """What the actor is to raise, (...), by the setting `gradient` (DreamerV2, equation 6).
 
@@ -159,10 +168,11 @@ def replay_loss(critics: Critics, feature: Tensor, rows: Rows, imagined: Tensor,
         feature: (L, W, F), constants: W windows of L recorded states.
         rows: (L, W), what was recorded with them.
         imagined: (L, W), the imagined return from each.
-        settings: `discount`, `lam`, and see `critic_loss`.
+        settings: `discount`, `lam`, `utility`, and see `critic_loss`.
     """
     discount = settings.discount * (~rows.is_terminal).float()
-    returns = replay_lambda_return(rows.reward[1:], discount[1:], rows.is_last[1:], imagined[1:], settings.lam)
+    reward = utility(rows.reward[1:], settings.utility)
+    returns = replay_lambda_return(reward, discount[1:], rows.is_last[1:], imagined[1:], settings.lam)
     loss = critic_loss(critics.critic(feature[:-1]), returns, critics.slow, feature[:-1], settings)
     return (~rows.is_last[:-1]).float() * loss
 
@@ -246,7 +256,7 @@ def _value(
 
 def _credit(outcomes: Outcomes, value: Tensor, settings: PolicySettings, soft: bool, rows: Rows | None) -> Credit:
     """Penalised rewards and values as credit, in the convention that the settings name."""
-    reward = outcomes.reward - settings.penalty * outcomes.disagreement
+    reward = utility(outcomes.reward, settings.utility) - settings.penalty * outcomes.disagreement
     discount = outcomes.goes_on if soft else settings.discount * outcomes.goes_on
     if settings.value == "next":
         start = None if rows is None else (~rows.is_terminal).flatten().float()  # what has ended cannot be acted in

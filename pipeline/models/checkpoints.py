@@ -22,15 +22,18 @@ class Interface:
     """What joins a model to its environment.
 
     Attributes:
-        view: action repeat and picture size.
-        low, high: bounds of the environment's actions.
-        discrete: whether these are one-hot vectors.
+        view: action repeat, picture size, kind of actions.
+        low, high: bounds of the environment's actions; of one-hot vectors, where these are discrete.
     """
 
     view: ViewSettings
     low: tuple[float, ...]
     high: tuple[float, ...]
-    discrete: bool = False
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are one-hot vectors."""
+        return not self.view.continuous
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,6 @@ def save_world(path: Path, model: WorldModel, interface: Interface) -> None:
         "view": interface.view.model_dump(),
         "low": interface.low,
         "high": interface.high,
-        "discrete": interface.discrete,
     }
     save_weights(path, model.state_dict(), header)
 
@@ -69,7 +71,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
         known = {"model": header["model"], "view": header["view"]}
         settings = validate({**known, "policy": {"penalty": 0.0}})  # which goes with a model without an ensemble too
         low, high = (tuple(map(float, header[name])) for name in ("low", "high"))
-        interface = Interface(settings.view, low, high, bool(header["discrete"]))
+        interface = Interface(settings.view, low, high)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'world')}") from error
     model = build_world(settings.model, interface)
@@ -77,14 +79,13 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     return LoadedWorld(model.to(device).requires_grad_(False).eval(), settings.model, interface)
 
 
-def save_actor(path: Path, actor: Actor, policy: PolicySettings, world_hash: str, discrete: bool = False) -> None:
+def save_actor(path: Path, actor: Actor, policy: PolicySettings, world_hash: str) -> None:
     """Write the acting copy of the actor atomically; it names the world model whose states it reads."""
     header = {
         "format": FORMAT,
         "kind": "policy",
         "actor_layers": policy.actor_layers,
         "distribution": policy.distribution,
-        "discrete": discrete,
         "world": world_hash,
     }
     save_weights(path, actor.state_dict(), header)
@@ -94,15 +95,14 @@ def load_actor(path: Path, world: LoadedWorld) -> Actor:
     """Read an actor for this world model, without gradients. Raises StageError on any mismatch."""
     tensors, header = load_weights(path)
     check_header(path, header, "policy")
-    discrete = world.interface.discrete
     try:
         settings = validate({"policy": {name: header[name] for name in ("actor_layers", "distribution")}})
-        if header["discrete"] != discrete:
-            raise ValueError(f"discrete {header['discrete']!r}, in a world where it is {discrete}")
     except (KeyError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'policy')}") from error
     neutral = torch.zeros(len(world.interface.low))
-    actor = Actor(world.model.features, world.settings, settings.policy, neutral, neutral + 0.5, discrete)
+    actor = Actor(
+        world.model.features, world.settings, settings.policy, neutral, neutral + 0.5, world.interface.discrete
+    )
     fill(path, actor, tensors, "policy")
     return actor.to(world.model.device).requires_grad_(False).eval()
 

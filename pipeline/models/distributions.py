@@ -51,17 +51,18 @@ class StateDistribution(Protocol):
 class OneHot:
     """Independent categorical variables as one-hot vectors, mixed with a little of the uniform.
 
-    p = (1 - unimix) softmax(logits) + unimix / C; samples, log-probabilities and divergences all use this p, which
-    keeps every one of them finite (DreamerV3, section "Robust predictions"). Samples carry the straight-through
-    gradient of p (DreamerV2, algorithm 1).
+    p = (1 - unimix) softmax(logits / temperature) + unimix / C; samples, log-probabilities and divergences all use
+    this p, which keeps every one of them finite (DreamerV3, section "World model learning"). Samples carry the
+    straight-through gradient of p (DreamerV2, algorithm 1).
 
     Args:
         logits: (..., G, C), for G variables of C classes.
         unimix: share of the uniform distribution.
+        temperature: what logits are divided by.
     """
 
-    def __init__(self, logits: Tensor, unimix: float = 0.0) -> None:
-        probs = F.softmax(logits.float(), -1)
+    def __init__(self, logits: Tensor, unimix: float = 0.0, temperature: float = 1.0) -> None:
+        probs = F.softmax(logits.float() / temperature, -1)
         self.probs = (1 - unimix) * probs + unimix / logits.shape[-1]
 
     @property
@@ -117,13 +118,14 @@ class DiagonalNormal:
 
     Args:
         raw: (..., 2 C), the means and then the s of C variables.
+        temperature: of the density p^(1 / temperature), whose variance is that many times as large.
     """
 
     min_std = 0.1
 
-    def __init__(self, raw: Tensor) -> None:
+    def __init__(self, raw: Tensor, temperature: float = 1.0) -> None:
         self.mean, std = raw.float().chunk(2, -1)
-        self.std = F.softplus(std) + self.min_std
+        self.std = math.sqrt(temperature) * (F.softplus(std) + self.min_std)
 
     @classmethod
     def raw(cls, mean: Tensor, std: Tensor) -> Tensor:

@@ -129,8 +129,8 @@ class Dynamics(nn.Module, ABC):
         """
 
     @abstractmethod
-    def imagine_step(self, latent: Latent, action: Tensor) -> Latent:
-        """One step without an observation: the prior state after `action` (N, A)."""
+    def imagine_step(self, latent: Latent, action: Tensor, temperature: float = 1.0) -> Latent:
+        """One step without an observation: the prior state after `action` (N, A), drawn at this temperature."""
 
     def initial(self, *batch: int, device: torch.device | None = None) -> Latent:
         """The state before the first observation: zeros, with leading axes `batch`."""
@@ -138,9 +138,11 @@ class Dynamics(nn.Module, ABC):
             torch.zeros(*batch, self.deter_width, device=device), torch.zeros(*batch, self.stoch_width, device=device)
         )
 
-    def distribution(self, logits: Tensor) -> StateDistribution:
-        """The distribution of z with these logits."""
-        return DiagonalNormal(logits) if self.gaussian else OneHot(logits, self.settings.unimix)
+    def distribution(self, logits: Tensor, temperature: float = 1.0) -> StateDistribution:
+        """The distribution of z with these logits; at another temperature than 1, flatter or more peaked."""
+        if self.gaussian:
+            return DiagonalNormal(logits, temperature)
+        return OneHot(logits, self.settings.unimix, temperature)
 
     def project(self, embedding: Tensor) -> Tensor:
         """The part of the posterior that does not wait for h: one matrix product for all steps at once."""
@@ -160,8 +162,14 @@ class Dynamics(nn.Module, ABC):
             return torch.randn(*batch, self.stoch_width, device=device)
         return torch.rand(*batch, self.settings.groups, device=device)
 
-    def _draw(self, logits: Tensor, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        sample = self.distribution(logits).sample(noise, generator)
+    def _draw(
+        self,
+        logits: Tensor,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        sample = self.distribution(logits, temperature).sample(noise, generator)
         return sample if self.gaussian else sample.flatten(-2)
 
     def _shape(self, logits: Tensor) -> Tensor:
@@ -246,10 +254,10 @@ class RecurrentDynamics(Dynamics):
         """See `Dynamics.priors`: h holds all that counts."""
         return self.prior(states.deter)
 
-    def imagine_step(self, latent: Latent, action: Tensor) -> Latent:
+    def imagine_step(self, latent: Latent, action: Tensor, temperature: float = 1.0) -> Latent:
         """See `Dynamics.imagine_step`."""
         deter = self.advance(latent, action)
-        return Latent(deter, self._draw(self.prior(deter)))
+        return Latent(deter, self._draw(self.prior(deter), temperature=temperature))
 
 
 class NormedDynamics(RecurrentDynamics):
@@ -391,9 +399,9 @@ class MemorylessDynamics(Dynamics):
         known = ~is_first[:, 1:].reshape(*logits.shape[:2], *[1] * (logits.ndim - 2))
         return torch.cat([unknown, torch.where(known, logits, unknown)], 1)
 
-    def imagine_step(self, latent: Latent, action: Tensor) -> Latent:
+    def imagine_step(self, latent: Latent, action: Tensor, temperature: float = 1.0) -> Latent:
         """See `Dynamics.imagine_step`."""
-        return self._latent(self._draw(self.prior(latent.stoch, action)))
+        return self._latent(self._draw(self.prior(latent.stoch, action), temperature=temperature))
 
     def _latent(self, stoch: Tensor) -> Latent:
         return Latent(stoch.new_zeros(*stoch.shape[:-1], 0), stoch)

@@ -28,12 +28,8 @@ class ActionDistribution(Protocol):
         """Network outputs whose actions have about this mean and deviation, (A,) each."""
 
     @property
-    def mode(self) -> Tensor:
-        """The paper's action where none is drawn, (..., A)."""
-
-    @property
     def executed_mean(self) -> Tensor:
-        """How we act where none is drawn: the expected action as it is executed, (..., A)."""
+        """How to act where none is drawn: the expected action as it is executed, (..., A)."""
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw actions (..., A) from torch's own generator or the one given."""
@@ -67,11 +63,6 @@ class BoundedNormal:
         """The inverse: network outputs (..., 2 A) that give this mean and deviation, as nearly as the bounds allow."""
         inside = ((std - cls.min_std) / (cls.max_std - cls.min_std)).clamp(0.02, 0.98)
         return torch.cat([torch.atanh(mean.clamp(-0.98, 0.98)), torch.logit(inside) - 2.0], -1)
-
-    @property
-    def mode(self) -> Tensor:
-        """(..., A)."""
-        return self.mean
 
     @property
     def executed_mean(self) -> Tensor:
@@ -134,15 +125,6 @@ class TanhNormal:
         m = cls.mean_scale * torch.atanh(mean.clamp(-cls.largest_mean, cls.largest_mean) / cls.mean_scale)
         s = torch.log(torch.expm1(std.clamp(0.01, cls.start_std) - cls.min_std)) - cls._shift
         return torch.cat([m, s], -1)
-
-    @property
-    def mode(self) -> Tensor:
-        """The median action tanh(mean), (..., A), which needs no draws.
-
-        The official code takes the likeliest of 100 samples: near the density's peak, which for a wide normal lies at
-        one of the bounds, and at which of them is left to chance.
-        """
-        return torch.tanh(self.mean)
 
     @property
     def executed_mean(self) -> Tensor:
@@ -228,11 +210,6 @@ class TruncatedNormal:
         return torch.cat([torch.atanh(mean.clamp(-cls.largest_mean, cls.largest_mean)), 2 * torch.logit(inside)], -1)
 
     @property
-    def mode(self) -> Tensor:
-        """(..., A)."""
-        return self.mean
-
-    @property
     def executed_mean(self) -> Tensor:
         """Expected action, (..., A)."""
         return self.moments()[0]
@@ -291,14 +268,9 @@ class OneHotAction:
         return torch.log(mean.clamp_min(0.01))
 
     @property
-    def mode(self) -> Tensor:
-        """The likeliest action, (..., A)."""
-        return self.choice.mode[..., 0, :]
-
-    @property
     def executed_mean(self) -> Tensor:
         """The likeliest action, (..., A): a mixture of actions cannot be executed."""
-        return self.mode
+        return self.choice.mode[..., 0, :]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw actions (..., A), from torch's own generator or the one given."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from .. import console
 from ..artifacts import check_name
 from ..config import Settings
-from ..envs.random_policies import check_policy
 from ..episodes.metadata import Origin
 from ..episodes.recording import record_episode, use_one_thread
 from ..episodes.store import EpisodeStore, EpisodeWriter
@@ -46,13 +45,12 @@ def collect(
         The data set's folder, with `coverage.png` in it.
 
     Raises:
-        UsageError: the name cannot be a folder's, or the random policy does not draw such actions.
+        UsageError: the name cannot be a folder's.
         StageError: the data set was collected with other settings, or is damaged, or another process writes it.
         InterruptedRunError: after Ctrl-C or SIGTERM; all finished episodes are kept.
         DreamerError: a worker process died.
     """
     path = root / check_name(name, "data set")
-    check_policy(settings.collect.policy, continuous=settings.view.continuous)
     with _writer(settings, path, fresh) as writer:
         before = writer.steps
         if before >= settings.collect.decisions:
@@ -72,13 +70,11 @@ def _writer(settings: Settings, path: Path, fresh: bool) -> EpisodeWriter:
         (path / coverage.FIGURE).unlink(missing_ok=True)
         return writer
     writer = EpisodeStore.extend(path)
-    difference = writer.origin.difference(origin)
-    if difference is not None:
+    try:
+        writer.origin.require(origin, path)
+    except StageError:
         writer.release()
-        raise StageError(
-            f"{path} was collected with {difference}; use another --data name, or replace it with "
-            f"`dreamer collect --data {path.name} --fresh`"
-        )
+        raise
     return writer
 
 

@@ -22,10 +22,9 @@ from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, write_tex
 from ..config import Settings
 from ..driving import (
     DREAM_SAMPLES,
+    DRIVERS,
     HORIZONS,
     POLICY,
-    RANDOM,
-    STRAIGHT,
     Drive,
     Garage,
     Job,
@@ -41,7 +40,6 @@ from ..scores import Promise, Report, Summary, compare
 from ..viewing.drive_film import FPS, film_drive, pick
 from ..viewing.film import Film, Frame, write_film
 
-DRIVERS = (POLICY, RANDOM, STRAIGHT)
 _REPORT, _FILM = "evaluation.json", "drive.mp4"
 
 

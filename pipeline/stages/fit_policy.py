@@ -9,7 +9,7 @@ import torch
 
 from .. import console
 from ..artifacts import Manifest, Run, StageFolder, file_hash
-from ..config import Settings
+from ..config import STAGE_SECTIONS, Settings
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows
 from ..learning.encoding import EncodedData, encode
@@ -21,8 +21,6 @@ from ..models.checkpoints import LoadedWorld, load_world, save_actor
 from ..randomness import Stream, seed_torch
 from ..viewing.curves import Panel, draw_curves
 
-SECTIONS = ("seed", "policy")
-"""The settings that this stage depends on, beside the world model's own."""
 _SHOWN = ("return", "reward", "value", "entropy", "disagreement")
 _PANELS = (
     Panel("Imagined return (lambda, penalised)", ("return",)),
@@ -67,7 +65,7 @@ def fit_policy(
             update={name: getattr(fitted, name) for name in ("view", "collect", "model", "world")}
         )
         inputs = {"data": store.fingerprint, "world": world_manifest.outputs[run.world.weights.name]}
-        manifest, settings = folder.start(settings, SECTIONS, inputs, minutes=minutes, fresh=fresh)
+        manifest, settings = folder.start(settings, STAGE_SECTIONS["fit-policy"], inputs, minutes=minutes, fresh=fresh)
         if manifest.complete and manifest.done >= settings.policy.updates:
             console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
             return manifest
@@ -80,7 +78,7 @@ def fit_policy(
     learner = _learner(settings, world, encoded)
     plan = Plan("Fitting the policy", settings.policy.updates, settings.policy.save_every, settings.seed, _SHOWN)
     manifest = fit(learner, plan, folder, manifest)
-    save_actor(folder.weights, learner.acting, settings.policy, inputs["world"], world.interface.discrete)
+    save_actor(folder.weights, learner.acting, settings.policy, inputs["world"])
     return _finish(folder, manifest)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from .. import console
 from ..artifacts import Manifest, Run, StageFolder, file_hash
-from ..config import CollectSettings, Section, Settings
+from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows, split
 from ..learning.fitting import Plan, fit, planned_updates
@@ -19,8 +19,6 @@ from ..models.checkpoints import Interface, build_world, save_world
 from ..randomness import Stream, seed_torch
 from ..viewing.curves import Panel, draw_curves
 
-SECTIONS = ("seed", "view", "model", "world")
-"""The settings that this stage depends on."""
 _SHOWN = ("picture", "kl", f"held_out/open_loop_{HORIZONS[-1]}")
 _PANELS = (
     Panel("Reconstruction error (sum over pixels)", ("picture", "held_out/picture"), log=True),
@@ -59,7 +57,9 @@ def fit_world(
     with EpisodeStore.open(data) as store:
         settings = settings.model_copy(update=recorded_sections(store, settings))
         folder, windows = run.world, _windows(settings, store)  # before --fresh: what cannot be read replaces nothing
-        manifest, settings = folder.start(settings, SECTIONS, {"data": store.fingerprint}, minutes=minutes, fresh=fresh)
+        manifest, settings = folder.start(
+            settings, STAGE_SECTIONS["fit-world"], {"data": store.fingerprint}, minutes=minutes, fresh=fresh
+        )
         if manifest.complete and manifest.done >= settings.world.updates:
             console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
             return manifest
@@ -90,7 +90,7 @@ def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Sect
 def interface_of(store: EpisodeStore) -> Interface:
     """What joins a model to the environment that the episodes come from."""
     view = store.view
-    return Interface(view.settings, view.action_low, view.action_high, discrete=not view.continuous)
+    return Interface(view.settings, view.action_low, view.action_high)
 
 
 def _windows(settings: Settings, store: EpisodeStore) -> tuple[Windows, Windows]:

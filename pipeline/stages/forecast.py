@@ -17,12 +17,11 @@ import torch
 
 from .. import console
 from ..artifacts import Run, StageFolder
-from ..config import Settings
+from ..config import STAGE_SECTIONS, Settings
 from ..envs.actions import action_bounds
 from ..episodes.metadata import Origin
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import BlankWindows
-from ..errors import StageError
 from ..learning.encoding import Rows
 from ..learning.fitting import Learner, planned_updates
 from ..learning.policy_learner import PolicyLearner
@@ -153,7 +152,7 @@ def collect(settings: Settings, *, data: Path, workers: int | None = None, fresh
         sizes = f"{decisions} decisions to record{beside}, about {episodes} episodes and {megabytes:.0f} MB"
     return Forecast(
         "dreamer collect",
-        settings.section_values(("seed", "view", "collect")),
+        settings.section_values(STAGE_SECTIONS["collect"]),
         sizes,
         decisions / _DECISIONS_A_SECOND / max(1, workers),
         (1 + workers) * _RECORDER_GIB,
@@ -194,7 +193,7 @@ def fit_world(
     working = max(world.batch * world.length * _UPDATE_GIB, look) * (size / 64) ** 2
     return Forecast(
         "dreamer fit-world",
-        settings.section_values(("seed", "view", "model", "world")),
+        settings.section_values(STAGE_SECTIONS["fit-world"]),
         f"{settings.collect.decisions} decisions to learn from, {parameters:.2f} M parameters on {device}, {work}",
         seconds,
         _TORCH_GIB + _frames_gib(settings, world.validation_share) + working,
@@ -203,7 +202,7 @@ def fit_world(
 
 def show_encodings(settings: Settings) -> Forecast:
     """Foresee `dreamer show-encodings`, which takes about as long whatever the settings."""
-    values = settings.section_values(("seed",))
+    values = settings.section_values(STAGE_SECTIONS["show-encodings"])
     sizes = "1 figure and 1 film of held-out episodes"
     return Forecast("dreamer show-encodings", values, sizes, _DRAWING, _DRAWING_GIB)
 
@@ -243,7 +242,7 @@ def fit_policy(
     encoding = _frames_gib(settings) + 2 * states + _ENCODING_GIB  # twice: in pieces, and put together
     return Forecast(
         "dreamer fit-policy",
-        settings.section_values(("seed", "policy")),
+        settings.section_values(STAGE_SECTIONS["fit-policy"]),
         f"{decisions} states to start from, {work} on {device}",
         seconds + (_encoding_seconds(model, settings) if seconds else 0.0),
         _TORCH_GIB + max(encoding, states + policy.starts * policy.horizon * _DREAM_GIB),
@@ -270,8 +269,10 @@ def evaluate(
     Raises:
         StageError: the world model's settings are damaged.
     """
+    from ..driving import DRIVERS  # which imports gymnasium
+
     settings = _with_world(settings, run)
-    tracks, drivers = settings.evaluate.tracks, 3  # the policy and two baselines
+    tracks, drivers = settings.evaluate.tracks, len(DRIVERS)
     workers = min(workers or cores(), drivers * tracks)
     films = min(3, tracks) if video else 0
     decision = _acting_seconds(settings, device)
@@ -280,35 +281,25 @@ def evaluate(
     filmed = f", {films} of them filmed" if films else ""
     return Forecast(
         "dreamer evaluate",
-        settings.section_values(("seed", "evaluate")),
+        settings.section_values(STAGE_SECTIONS["evaluate"]),
         f"{tracks} tracks{filmed}, each driven by {drivers} drivers in {workers} processes",
         _STARTING + tracks * track / workers + films * _FILMING,
         (1 + workers) * _DRIVER_GIB,
     )
 
 
-def _has_episodes(data: Path) -> bool:
-    """Whether there is a data set to read; `EpisodeStore.exists` is so for one still without episodes too."""
-    return (data / "main_data.hdf5").exists()
-
-
 def _recorded(settings: Settings, data: Path) -> int:
     """Decisions in a data set that is to be extended. Raises StageError where other settings made it."""
-    if not _has_episodes(data):
+    if not EpisodeStore.has_episodes(data):
         return 0
     with EpisodeStore.open(data) as store:
-        difference = store.origin.difference(Origin.of(settings))
-        if difference is not None:
-            raise StageError(
-                f"{data} was collected with {difference}; use another --data name, or replace it with "
-                f"`dreamer collect --data {data.name} --fresh`"
-            )
+        store.origin.require(Origin.of(settings), data)
         return store.steps
 
 
 def _with_data(settings: Settings, data: Path | None) -> Settings:
     """The settings with the view and the decisions of the data set, where there is one."""
-    if data is None or not _has_episodes(data):
+    if data is None or not EpisodeStore.has_episodes(data):
         return settings
     with EpisodeStore.open(data) as store:
         collected = settings.collect.model_copy(update={"decisions": store.steps})
@@ -324,8 +315,7 @@ def _with_world(settings: Settings, run: Run | None) -> Settings:
 
 
 def _interface(settings: Settings) -> Interface:
-    view = settings.view
-    return Interface(view, *action_bounds(view.continuous), discrete=not view.continuous)
+    return Interface(settings.view, *action_bounds(settings.view.continuous))
 
 
 def _blank_windows(settings: Settings, length: int) -> BlankWindows:

@@ -117,7 +117,9 @@ def test_smooth_holds_its_actions_and_draws_its_likelihoods_anew() -> None:
 
 
 def test_a_walk_between_discrete_actions_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"brownian draws continuous actions; .* there are mixture, smooth, uniform"):
+    with pytest.raises(
+        UsageError, match=r"no random policy 'brownian' of discrete actions; valid: mixture, smooth, uniform"
+    ):
         make_policy("brownian", np.random.default_rng(0), continuous=False)
     with pytest.raises(UsageError, match="did you mean 'smooth'"):
         make_policy("smoth", np.random.default_rng(0), continuous=False)

@@ -45,6 +45,19 @@ def test_actions_out_of_bounds_have_the_effect_of_the_clipped_ones(model: WorldM
     assert torch.equal(beyond.deter, dream.step(torch.tensor([[1.0, -1.0]])).deter)
 
 
+def test_a_hot_dream_draws_every_class_alike(model: WorldModel) -> None:
+    with torch.no_grad():
+        model.dynamics.prior_logits.out.bias[:4] = torch.tensor([9.0, 0.0, 0.0, 0.0])
+    drawn = []
+    for temperature in (1.0, 1e6):
+        torch.manual_seed(0)
+        dream = Dream(model, temperature)
+        dream.reset(model.dynamics.initial(4000))
+        drawn.append(dream.step(torch.zeros(4000, 2)).stoch[:, :4].mean(0))
+    assert drawn[0][0] > 0.98
+    assert drawn[1].tolist() == pytest.approx([0.25] * 4, abs=0.03)
+
+
 def test_without_sampling_the_actions_are_determined(model: WorldModel) -> None:
     actor = Actor(model.features, SIZES, POLICY, *NEUTRAL)
     first = imagine(Dream(model), actor, model.dynamics.initial(2), 1, sample=False).actions

@@ -51,6 +51,10 @@ def flat(network: torch.nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
+def test_a_policy_learns_in_a_dream_of_its_temperature(model: WorldModel) -> None:
+    assert make_learner(model, temperature=1.7).dream.temperature == 1.7
+
+
 @pytest.mark.parametrize(("value", "states"), [("next", 3), ("present", 4)])
 def test_an_update_asks_the_dream_about_the_states_whose_rewards_count(
     model: WorldModel, value: str, states: int
@@ -134,7 +138,7 @@ def learner_of(settings: Settings, discrete: bool = False) -> PolicyLearner:
     torch.manual_seed(0)
     actions = 5 if discrete else 3
     bounds = ((0.0,) * actions, (1.0,) * actions)
-    model = build_world(settings.model, Interface(settings.view, *bounds, discrete)).requires_grad_(False)
+    model = build_world(settings.model, Interface(settings.view, *bounds)).requires_grad_(False)
     recorded = model.dynamics.initial(40)
     recorded = Latent(torch.tanh(torch.randn_like(recorded.deter)), torch.randn_like(recorded.stoch))
     mean, std = torch.full((actions,), 0.2), torch.full((actions,), 0.3)
@@ -358,7 +362,7 @@ class Levers(Dream):
 @pytest.mark.parametrize("value", ["next", "present"])
 def test_the_policy_finds_the_best_of_discrete_actions(value: str) -> None:
     torch.manual_seed(0)
-    interface = Interface(ViewSettings(continuous=False), (0.0,) * 3, (1.0,) * 3, discrete=True)
+    interface = Interface(ViewSettings(continuous=False), (0.0,) * 3, (1.0,) * 3)
     model = build_world(SIZES, interface).requires_grad_(False)
     settings = PolicySettings(
         starts=64, horizon=5, carry=0.0, actor_rate=1e-2, critic_rate=1e-2, penalty=0.0, precision="float32",
@@ -371,5 +375,5 @@ def test_the_policy_finds_the_best_of_discrete_actions(value: str) -> None:
     for index in range(150):
         learner.update(index)
     policy = learner.acting(model.dynamics.initial(1).feature)
-    assert policy.mode[0].tolist() == [0.0, 1.0, 0.0]
+    assert policy.executed_mean[0].tolist() == [0.0, 1.0, 0.0]
     assert policy.choice.probs[0, 0, 1].item() > 0.8

@@ -20,6 +20,7 @@ from pipeline.learning.policy_loss import (
     critic_loss,
     policy_loss,
     replay_loss,
+    utility,
 )
 from pipeline.learning.returns import ReturnScale, present_lambda_return
 from pipeline.models.actor_critic import Actor, Critic
@@ -35,7 +36,7 @@ V2 = {**V1, "slow": "target"}
 
 
 def policy_settings(**values: Any) -> PolicySettings:
-    return PolicySettings.model_validate({"actor_layers": 1, "critic_layers": 1, **values})
+    return PolicySettings.model_validate({"actor_layers": 1, "critic_layers": 1, "utility": "linear", **values})
 
 
 @pytest.fixture
@@ -167,6 +168,23 @@ def test_the_penalty_comes_off_the_reward_and_zero_changes_nothing(model: WorldM
     assert torch.equal(none.actor, plain.actor)
     assert taken.parts["return"].item() == pytest.approx(lower.parts["return"].item())
     assert taken.parts["return"] < plain.parts["return"]
+
+
+def test_utility_golden() -> None:
+    """sign(r) ln(1 + |r|)."""
+    reward = torch.tensor([7.4, 3.7, -0.4, -100.0])
+    assert utility(reward, "symlog").tolist() == pytest.approx([2.1282, 1.5476, -0.3365, -4.6151], abs=1e-4)
+    assert torch.equal(utility(reward, "linear"), reward)
+
+
+def test_what_counts_is_the_utility_less_the_penalty_and_what_is_shown_the_reward(model: WorldModel) -> None:
+    reward, values = torch.tensor([[7.4, 3.7, -0.4, -100.0]] * 3), {"lam": 1.0, "discount": 1.0}
+    concave = losses(model, policy_settings(utility="symlog", penalty=2.0, **values), reward, disagreement=0.5)[3]
+    linear = losses(model, policy_settings(penalty=0.0, **values), utility(reward, "symlog") - 1.0)[3]
+    assert concave.actor.item() == pytest.approx(linear.actor.item(), rel=1e-5)
+    assert concave.critic.item() == pytest.approx(linear.critic.item(), rel=1e-5)
+    assert concave.parts["return"].item() == pytest.approx(linear.parts["return"].item(), rel=1e-5)
+    assert concave.parts["reward"].item() == pytest.approx(reward.mean().item())
 
 
 def test_a_soft_head_holds_the_discount_already(model: WorldModel) -> None:
@@ -324,6 +342,14 @@ class TestReplay:
     def critics(self) -> Critics:
         networks: list[Any] = [Reads(0), Reads(1)]
         return Critics(*networks, ReturnScale(1.0))
+
+    def test_recorded_rewards_are_worth_what_imagined_ones_are(self) -> None:
+        worth = self.rows._replace(reward=torch.log1p(self.rows.reward))
+        symlog, linear = policy_settings(utility="symlog"), policy_settings()
+        concave = replay_loss(self.critics(), self.feature, self.rows, self.imagined, symlog)
+        expected = replay_loss(self.critics(), self.feature, worth, self.imagined, linear)
+        assert torch.allclose(concave, expected)
+        assert not torch.allclose(concave, replay_loss(self.critics(), self.feature, self.rows, self.imagined, linear))
 
     @pytest.mark.parametrize("slow", ["regulariser", "none"])
     def test_golden(self, slow: str) -> None:

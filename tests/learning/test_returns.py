@@ -1,4 +1,4 @@
-"""Returns and weights against brute force, closed forms and hand-made values (DreamerV3, equations 7 and 13)."""
+"""Returns and weights against brute force, closed forms and hand-made values."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def fit_world(settings: Settings) -> tuple[WorldModel, Batch]:
     """A world model fitted as in the pipeline, frozen; and windows it has not seen."""
     torch.manual_seed(0)
     discrete = not settings.view.continuous
-    interface = Interface(settings.view, *action_bounds(not discrete), discrete)
+    interface = Interface(settings.view, *action_bounds(not discrete))
     model = build_world(settings.model, interface)
     learner = WorldLearner(model, settings.world, Lamp(discrete, settings.world.length), Lamp(discrete, 6), seed=1)
     learner.begin(0, settings.world.updates)

@@ -39,7 +39,7 @@ def test_a_world_comes_back_with_all_that_is_needed_to_use_it(path: Path) -> Non
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_comes_back(variant: str, tmp_path: Path) -> None:
     settings, path = resolve("tiny", variant=variant).model, tmp_path / "model.safetensors"
-    interface = Interface(ViewSettings(continuous=False), (0.0,) * 5, (1.0,) * 5, discrete=True)
+    interface = Interface(ViewSettings(continuous=False), (0.0,) * 5, (1.0,) * 5)
     model = build_world(settings, interface)
     save_world(path, model, interface)
     world = load_world(path)
@@ -70,15 +70,23 @@ def test_an_actor_comes_back(distribution: str, path: Path, tmp_path: Path) -> N
 
 
 def test_an_actor_of_discrete_actions_comes_back(tmp_path: Path) -> None:
-    interface, policy = Interface(ViewSettings(continuous=False), (0.0,) * 5, (1.0,) * 5, True), PolicySettings()
+    interface, policy = Interface(ViewSettings(continuous=False), (0.0,) * 5, (1.0,) * 5), PolicySettings()
     save_world(tmp_path / "world.safetensors", build_world(SIZES, interface), interface)
     world = load_world(tmp_path / "world.safetensors")
     actor = Actor(world.model.features, SIZES, policy, torch.zeros(5), torch.ones(5), discrete=True)
-    save_actor(tmp_path / "actor.safetensors", actor, policy, "hash", discrete=True)
+    save_actor(tmp_path / "actor.safetensors", actor, policy, "hash")
     feature = torch.randn(4, world.model.features)
     action = load_actor(tmp_path / "actor.safetensors", world)(feature).executed_mean
     assert torch.equal(action, actor(feature).executed_mean)
     assert torch.equal(action.sum(-1), torch.ones(4))
+
+
+def test_an_actor_of_the_other_kind_of_actions_is_refused(path: Path, tmp_path: Path) -> None:
+    world, policy = load_world(path), PolicySettings()
+    actor = Actor(world.model.features, SIZES, policy, torch.zeros(5), torch.ones(5), discrete=True)
+    save_actor(tmp_path / "actor.safetensors", actor, policy, "hash")
+    with pytest.raises(StageError, match="does not fit its own settings"):
+        load_actor(tmp_path / "actor.safetensors", world)
 
 
 def test_half_precision_is_read(path: Path) -> None:
@@ -99,7 +107,6 @@ Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, header: header["model"].update(deter=10**9), r"damaged header .*model\.deter"),
         (lambda tensors, header: header["model"].update(surprise=1), "damaged header"),
         (lambda tensors, header: header.update(low="ab"), "damaged header"),
-        (lambda tensors, header: header.pop("discrete"), "damaged header"),
         (lambda tensors, header: header["model"].update(deter=16), "does not fit its own settings"),
         (lambda tensors, header: tensors.pop("scale.low"), r"in the tensor scale\.low"),
         (lambda tensors, header: tensors.update(extra=torch.ones(1)), "in the tensor extra"),
@@ -122,13 +129,12 @@ def test_what_does_not_fit_is_refused(path: Path, harm: Harm, message: str) -> N
         ("actor_layers", 9, "actor_layers"),
         ("actor_layers", None, "actor_layers"),
         ("distribution", "normal", "distribution"),
-        ("discrete", True, "discrete True, in a world where it is False"),
     ],
 )
 def test_an_actor_with_an_odd_header_is_refused(
     name: str, value: object, message: str, path: Path, tmp_path: Path
 ) -> None:
-    header = {"actor_layers": 2, "distribution": "bounded-normal", "discrete": False, name: value}
+    header = {"actor_layers": 2, "distribution": "bounded-normal", name: value}
     save_weights(tmp_path / "actor.safetensors", {}, {"format": 1, "kind": "policy", **header})
     with pytest.raises(StageError, match=f"damaged header .*{message}"):
         load_actor(tmp_path / "actor.safetensors", load_world(path))

@@ -80,6 +80,15 @@ class TestOneHot:
         ((0.99 * torch.softmax(expected, -1) + 0.01 / 4) * weights).sum().backward()
         assert torch.allclose(logits.grad, expected.grad, atol=1e-6)
 
+    def test_temperature_golden(self) -> None:
+        """Square roots of .1, .2, .7, divided by their sum 1.600; then the share of the uniform, as ever."""
+        logits = torch.log(torch.tensor([[0.1, 0.2, 0.7]]))
+        warm = OneHot(logits, temperature=2.0)
+        assert warm.probs[0].tolist() == pytest.approx([0.1976, 0.2795, 0.5229], abs=1e-4)
+        mixed = OneHot(logits, 0.1, temperature=2.0).probs[0].tolist()
+        assert mixed == pytest.approx([0.2112, 0.2849, 0.5039], abs=1e-4)
+        assert torch.equal(OneHot(logits, temperature=1.0).probs, OneHot(logits).probs)
+
     def test_mode_is_the_likeliest_class(self) -> None:
         assert torch.equal(OneHot(self.logits).mode.argmax(-1), self.logits.argmax(-1))
 
@@ -215,6 +224,11 @@ class TestDiagonalNormal:
 
     def test_no_deviation_is_below_a_tenth(self) -> None:
         assert DiagonalNormal(torch.tensor([0.0, -100.0])).std.item() == pytest.approx(0.1)
+
+    def test_a_temperature_of_four_doubles_the_deviation(self) -> None:
+        warm, plain = DiagonalNormal(self.raw, temperature=4.0), DiagonalNormal(self.raw)
+        assert torch.equal(warm.mean, plain.mean)
+        assert torch.allclose(warm.std, 2 * plain.std)
 
     def test_samples_are_the_noise_moved_and_carry_both_gradients(self) -> None:
         raw = self.raw.clone().requires_grad_()

@@ -57,7 +57,7 @@ class TestBoundedNormal:
         action = ours.sample()
         assert torch.allclose(ours.log_prob(action), theirs.log_prob(action), atol=1e-5)
         assert torch.allclose(ours.entropy(), theirs.entropy(), atol=1e-5)
-        assert torch.equal(ours.mode, mean)
+        assert torch.equal(ours.mean, mean)
 
     @given(st.floats(-0.98, 0.98), st.floats(0.12, 0.98))
     def test_the_executed_mean_is_the_integral_over_clipped_actions(self, mean: float, std: float) -> None:
@@ -71,7 +71,7 @@ class TestBoundedNormal:
         torch.manual_seed(0)
         policy = BoundedNormal(torch.tensor([-2.0, 0.3]).expand(100_000, 2))
         assert policy.sample().clamp(-1, 1).mean().item() == pytest.approx(policy.executed_mean[0].item(), abs=0.01)
-        assert policy.executed_mean[0].item() > policy.mode[0].item() + 0.1
+        assert policy.executed_mean[0].item() > policy.mean[0].item() + 0.1
 
     @given(st.floats(-0.95, 0.95), st.floats(0.15, 0.95))
     def test_raw_is_the_inverse(self, mean: float, std: float) -> None:
@@ -145,9 +145,6 @@ class TestTanhNormal:
         exact = torch.autograd.grad(mean.sum(), raw)[0]
         assert torch.allclose(by_samples, exact, atol=0.01)
 
-    def test_the_mode_is_the_median(self) -> None:
-        assert torch.equal(TanhNormal(RAW).mode, torch.tanh(TanhNormal(RAW).mean))
-
 
 def scipy_truncated(raw: Tensor):
     m, s = (part.double().numpy() for part in raw.chunk(2, -1))
@@ -212,9 +209,6 @@ class TestTruncatedNormal:
                 assert gradient[0, index].item() == pytest.approx(expected.item(), rel=1e-3)
         assert sample.item() == pytest.approx(0.5) and free > 0.5
 
-    def test_the_mode_is_the_mean_before_the_cut(self) -> None:
-        assert torch.equal(TruncatedNormal(RAW).mode, torch.tanh(RAW[:, :2]))
-
 
 @given(st.floats(-0.85, 0.85), st.floats(0.05, 0.5))
 def test_tanh_normal_actions_can_begin_like_recorded_ones(mean: float, std: float) -> None:
@@ -261,9 +255,8 @@ class TestOneHotAction:
 
     def test_what_is_executed_without_drawing_is_the_likeliest_action(self) -> None:
         policy = OneHotAction(self.logits)
-        assert torch.equal(policy.executed_mean, policy.mode)
-        assert torch.equal(policy.mode.argmax(-1), self.logits.argmax(-1))
-        assert torch.equal(policy.mode.sum(-1), torch.ones(5))
+        assert torch.equal(policy.executed_mean.argmax(-1), self.logits.argmax(-1))
+        assert torch.equal(policy.executed_mean.sum(-1), torch.ones(5))
 
     def test_it_begins_with_the_recorded_frequencies_and_excludes_nothing(self) -> None:
         raw = OneHotAction.raw(torch.tensor([0.0, 0.25, 0.75]), torch.zeros(3))

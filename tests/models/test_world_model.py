@@ -63,7 +63,7 @@ HEADS = {  # picture, reward, continue
 def test_every_variant_has_its_parts_and_shapes(variant: str, actions: str, size: int) -> None:
     discrete, width = actions == "discrete", 5 if actions == "discrete" else 3
     view = ViewSettings(size=size, continuous=not discrete)
-    interface = Interface(view, (0.0,) * width, (1.0,) * width, discrete)
+    interface = Interface(view, (0.0,) * width, (1.0,) * width)
     model = build_world(resolve("tiny", variant=variant).model, interface)
     assert model.discrete == discrete
     observation = torch.randint(0, 256, (2, 3, 3, size, size), dtype=torch.uint8)
