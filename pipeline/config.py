@@ -272,6 +272,16 @@ STAGE_SECTIONS = {
 
 Changes = dict[str, dict[str, Any]]
 
+_AS_PUBLISHED: dict[str, Any] = {
+    "carry": 0.0,
+    "temperature": 1.0,
+    "utility": "linear",
+    "penalty": 0.0,
+    "anneal": 0.0,
+    "average_rate": 1.0,
+}
+"""A policy without what only `laptop` has."""
+
 VARIANTS: dict[str, Changes] = {
     "laptop": {},
     "memoryless": {
@@ -305,6 +315,7 @@ VARIANTS: dict[str, Changes] = {
             "representation_scale": 1.0,
         },
         "policy": {
+            **_AS_PUBLISHED,
             "starts": 2500,
             "distribution": "tanh-normal",
             "gradient": "dynamics",
@@ -313,15 +324,9 @@ VARIANTS: dict[str, Changes] = {
             "slow": "none",
             "normalise": False,
             "entropy": 0.0,
-            "penalty": 0.0,
-            "carry": 0.0,
-            "temperature": 1.0,
-            "utility": "linear",
             "actor_rate": 8e-5,
             "critic_rate": 8e-5,
             "eps": 1e-7,
-            "anneal": 0.0,
-            "average_rate": 1.0,
             "actor_layers": 4,
             "critic_layers": 3,
         },
@@ -358,6 +363,7 @@ VARIANTS: dict[str, Changes] = {
             "representation_scale": 0.2,
         },
         "policy": {
+            **_AS_PUBLISHED,
             "distribution": "truncated-normal",
             "gradient": "dynamics",
             "value": "present",
@@ -368,16 +374,10 @@ VARIANTS: dict[str, Changes] = {
             "slow_every": 100,
             "normalise": False,
             "entropy": 1e-4,
-            "penalty": 0.0,
-            "carry": 0.0,
-            "temperature": 1.0,
-            "utility": "linear",
             "actor_rate": 8e-5,
             "critic_rate": 8e-5,
             "eps": 1e-5,
             "weight_decay": 1e-6,
-            "anneal": 0.0,
-            "average_rate": 1.0,
             "actor_layers": 4,
             "critic_layers": 4,
         },
@@ -409,20 +409,15 @@ VARIANTS: dict[str, Changes] = {
             "discount": 1 - 1 / 333,
         },
         "policy": {
+            **_AS_PUBLISHED,
             "optimizer": "laprop",
             "actor_rate": 4e-5,
             "critic_rate": 4e-5,
             "eps": 1e-20,
             "warmup": 1000,
-            "anneal": 0.0,
             "starts": 1024,
             "replay_scale": 0.3,
             "replay_length": 64,
-            "penalty": 0.0,
-            "carry": 0.0,
-            "temperature": 1.0,
-            "utility": "linear",
-            "average_rate": 1.0,
             "actor_layers": 3,
             "critic_layers": 3,
         },

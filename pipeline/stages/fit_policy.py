@@ -23,7 +23,7 @@ from ..viewing.curves import Panel, draw_curves
 
 _SHOWN = ("return", "reward", "value", "entropy", "disagreement")
 _PANELS = (
-    Panel("Imagined return (lambda, penalised)", ("return",)),
+    Panel("Imagined return (lambda; of utility, penalised)", ("return",)),
     Panel("Imagined reward a decision", ("reward",)),
     Panel("Value", ("value",)),
     Panel("Actor's entropy, nats", ("entropy",)),

@@ -14,19 +14,12 @@ from pipeline.models.actor_critic import Actor
 from pipeline.models.checkpoints import Interface, build_world
 from pipeline.models.world_model import WorldModel
 
-SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=16, depth=2, ensemble=2, ensemble_units=4)
 POLICY = PolicySettings(actor_layers=1, critic_layers=1)
 NEUTRAL = torch.zeros(2), torch.full((2,), 0.5)
 
 
-@pytest.fixture
-def model() -> WorldModel:
-    torch.manual_seed(0)
-    return build_world(SIZES, Interface(ViewSettings(), (-1.0, -1.0), (1.0, 1.0))).requires_grad_(False)
-
-
 def test_imagination_starts_in_the_start_and_chains_states_and_actions(model: WorldModel) -> None:
-    actor = Actor(model.features, SIZES, POLICY, *NEUTRAL)
+    actor = Actor(model.features, model.settings, POLICY, *NEUTRAL)
     start = model.dynamics.initial(5)
     trajectory = imagine(Dream(model), actor, start, 3)
     assert trajectory.latents.deter.shape == (4, 5, 8)
@@ -59,7 +52,7 @@ def test_a_hot_dream_draws_every_class_alike(model: WorldModel) -> None:
 
 
 def test_without_sampling_the_actions_are_determined(model: WorldModel) -> None:
-    actor = Actor(model.features, SIZES, POLICY, *NEUTRAL)
+    actor = Actor(model.features, model.settings, POLICY, *NEUTRAL)
     first = imagine(Dream(model), actor, model.dynamics.initial(2), 1, sample=False).actions
     assert torch.equal(first, imagine(Dream(model), actor, model.dynamics.initial(2), 1, sample=False).actions)
 
@@ -80,10 +73,12 @@ class GivenActions:
 
 @pytest.mark.parametrize("latent", ["categorical", "gaussian"])
 @pytest.mark.parametrize("part", ["deter", "stoch"])
-def test_gradients_go_from_states_back_to_the_actions_before_them_alone(latent: str, part: str) -> None:
+def test_gradients_go_from_states_back_to_the_actions_before_them_alone(
+    sizes: ModelSettings, latent: str, part: str
+) -> None:
     """Through h and through the drawn z alike; not into the start, the world model, or what the policy sees."""
     torch.manual_seed(0)
-    sizes = SIZES.model_copy(update={"latent": latent, "stoch": 6})
+    sizes = sizes.model_copy(update={"latent": latent, "stoch": 6})
     model = build_world(sizes, Interface(ViewSettings(), (-1.0, -1.0), (1.0, 1.0))).requires_grad_(False)
     actions = [torch.zeros(5, 2, requires_grad=True) for _ in range(3)]
     policy: Any = GivenActions(actions)

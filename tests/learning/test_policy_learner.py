@@ -19,14 +19,7 @@ from pipeline.models.checkpoints import Interface, build_world
 from pipeline.models.dynamics import Latent
 from pipeline.models.world_model import WorldModel
 
-SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=16, depth=2, ensemble=2, ensemble_units=4)
 NEUTRAL = torch.zeros(2), torch.full((2,), 0.5)
-
-
-@pytest.fixture
-def model() -> WorldModel:
-    torch.manual_seed(0)
-    return build_world(SIZES, Interface(ViewSettings(), (-1.0, -1.0), (1.0, 1.0))).requires_grad_(False)
 
 
 def numbered_rows(count: int) -> Rows:
@@ -360,16 +353,16 @@ class Levers(Dream):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", ["next", "present"])
-def test_the_policy_finds_the_best_of_discrete_actions(value: str) -> None:
+def test_the_policy_finds_the_best_of_discrete_actions(sizes: ModelSettings, value: str) -> None:
     torch.manual_seed(0)
     interface = Interface(ViewSettings(continuous=False), (0.0,) * 3, (1.0,) * 3)
-    model = build_world(SIZES, interface).requires_grad_(False)
+    model = build_world(sizes, interface).requires_grad_(False)
     settings = PolicySettings(
         starts=64, horizon=5, carry=0.0, actor_rate=1e-2, critic_rate=1e-2, penalty=0.0, precision="float32",
         actor_layers=1, critic_layers=1, value=value,
     )  # fmt: skip
     frequencies = torch.tensor([0.5, 0.2, 0.3])
-    actor = Actor(model.features, SIZES, settings, frequencies, torch.zeros(3), discrete=True)
+    actor = Actor(model.features, model.settings, settings, frequencies, torch.zeros(3), discrete=True)
     learner = PolicyLearner(model, model.dynamics.initial(16), actor, settings)
     learner.dream = Levers(model)
     for index in range(150):

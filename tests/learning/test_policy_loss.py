@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ModelSettings, PolicySettings, ViewSettings
+from pipeline.config import PolicySettings
 from pipeline.learning.encoding import Rows
 from pipeline.learning.imagination import Dream, Outcomes, Trajectory, imagine
 from pipeline.learning.policy_loss import (
@@ -24,12 +24,10 @@ from pipeline.learning.policy_loss import (
 )
 from pipeline.learning.returns import ReturnScale, present_lambda_return
 from pipeline.models.actor_critic import Actor, Critic
-from pipeline.models.checkpoints import Interface, build_world
 from pipeline.models.distributions import UnitNormal
 from pipeline.models.dynamics import Latent
 from pipeline.models.world_model import WorldModel
 
-SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=16, depth=2, ensemble=2, ensemble_units=4)
 NEUTRAL = torch.zeros(2), torch.full((2,), 0.5)
 V1 = {"value": "present", "slow": "none", "critic": "normal", "normalise": False}
 V2 = {**V1, "slow": "target"}
@@ -39,14 +37,12 @@ def policy_settings(**values: Any) -> PolicySettings:
     return PolicySettings.model_validate({"actor_layers": 1, "critic_layers": 1, "utility": "linear", **values})
 
 
-@pytest.fixture
-def model() -> WorldModel:
-    torch.manual_seed(0)
-    return build_world(SIZES, Interface(ViewSettings(), (-1.0, -1.0), (1.0, 1.0))).requires_grad_(False)
-
-
 def make_critics(model: WorldModel, settings: PolicySettings, rate: float = 1.0) -> Critics:
-    return Critics(Critic(model.features, SIZES, settings), Critic(model.features, SIZES, settings), ReturnScale(rate))
+    return Critics(
+        Critic(model.features, model.settings, settings),
+        Critic(model.features, model.settings, settings),
+        ReturnScale(rate),
+    )
 
 
 def outcomes_of(reward: Tensor, disagreement: float = 0.0) -> Outcomes:
@@ -55,7 +51,7 @@ def outcomes_of(reward: Tensor, disagreement: float = 0.0) -> Outcomes:
 
 def losses(model: WorldModel, settings: PolicySettings, reward: Tensor, disagreement: float = 0.0):
     torch.manual_seed(3)
-    actor = Actor(model.features, SIZES, settings, *NEUTRAL)
+    actor = Actor(model.features, model.settings, settings, *NEUTRAL)
     critics = make_critics(model, settings)
     trajectory = imagine(Dream(model), actor, model.dynamics.initial(4), 3)
     loss = policy_loss(actor, critics, trajectory, outcomes_of(reward, disagreement), settings)
@@ -100,7 +96,7 @@ class TestObjective:
 def test_losses_reach_their_own_network_only(model: WorldModel, gradient: str, convention: dict[str, Any]) -> None:
     settings = policy_settings(gradient=gradient, entropy=0.0, **convention)
     torch.manual_seed(3)
-    actor, critics = Actor(model.features, SIZES, settings, *NEUTRAL), make_critics(model, settings)
+    actor, critics = Actor(model.features, model.settings, settings, *NEUTRAL), make_critics(model, settings)
     critics.slow.requires_grad_(False)
     for critic in critics[:2]:
         nn.init.normal_(critic.network.out.weight)
@@ -124,7 +120,7 @@ def test_losses_reach_their_own_network_only(model: WorldModel, gradient: str, c
 def test_all_reinforce_in_the_mixture_is_reinforce(model: WorldModel) -> None:
     """There too, actions are constants to their log-probabilities, although they were drawn with gradients."""
     gradients = []
-    actor = Actor(model.features, SIZES, policy_settings(), *NEUTRAL)
+    actor = Actor(model.features, model.settings, policy_settings(), *NEUTRAL)
     trajectory = imagine(Dream(model), actor, model.dynamics.initial(4), 3)
     constant = Trajectory(trajectory.latents.detach(), trajectory.actions.detach())
     outcomes = outcomes_of(torch.arange(12.0).reshape(3, 4))
@@ -192,7 +188,10 @@ def test_a_soft_head_holds_the_discount_already(model: WorldModel) -> None:
     for convention, states in (({}, 3), (V2, 4)):
         settings = policy_settings(discount=0.8, **convention)
         torch.manual_seed(3)
-        actor, critics = Actor(model.features, SIZES, settings, *NEUTRAL), make_critics(model, settings, rate=0.5)
+        actor, critics = (
+            Actor(model.features, model.settings, settings, *NEUTRAL),
+            make_critics(model, settings, rate=0.5),
+        )
         trajectory = imagine(Dream(model), actor, model.dynamics.initial(4), 3)
         reward, goes_on = torch.randn(states, 4), torch.rand(states, 4)
         found = []
@@ -218,7 +217,10 @@ class Golden:
     def make(cls, model: WorldModel, states: int, horizon: int = 4, n: int = 3, **values: Any) -> Golden:
         torch.manual_seed(5)
         settings = policy_settings(discount=0.9, lam=0.7, entropy=0.05, penalty=2.0, slow_scale=0.5, **values)
-        actor, critics = Actor(model.features, SIZES, settings, *NEUTRAL), make_critics(model, settings, rate=0.5)
+        actor, critics = (
+            Actor(model.features, model.settings, settings, *NEUTRAL),
+            make_critics(model, settings, rate=0.5),
+        )
         for network in critics[:2]:
             nn.init.normal_(network.network.out.weight, std=0.3)
         trajectory = imagine(Dream(model), actor, model.dynamics.initial(n), horizon)
@@ -441,7 +443,7 @@ def test_the_dynamics_gradient_is_that_of_finite_differences(
         penalty=0.0,
         discount=0.9,
     )
-    actor, critics = Actor(model.features, SIZES, settings, *NEUTRAL), make_critics(model, settings)
+    actor, critics = Actor(model.features, model.settings, settings, *NEUTRAL), make_critics(model, settings)
     nn.init.normal_(actor.network.out.weight, std=0.3)
     dream, start = SmoothDream(model), Latent(torch.randn(4, 8), torch.zeros(4, 8))
 
