@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 import torch
@@ -159,12 +160,15 @@ def state_path(folder: StageFolder) -> Path:
 
 
 def planned_updates(learner: Learner, minutes: float, seed: int) -> int:
-    """Number of updates that fit in a time, by timing some on a learner that is thrown away afterwards."""
-    warm, timed = 3, 8
+    """Number of updates that fit in a time, by timing some on a learner that is thrown away afterwards.
+
+    The median counts, for whatever else the machine does meanwhile makes some of them slow.
+    """
+    warm, timed, seconds = 3, 15, []
     learner.begin(0, warm + timed)
     for index in range(warm + timed):
-        if index == warm:
-            started = time.monotonic()
+        started = time.perf_counter()
         seed_torch(seed, Stream.UPDATE, index)
         torch.stack(list(learner.update(index).values())).tolist()  # wait for the device
-    return max(1, int(minutes * 60 * timed / (time.monotonic() - started)))
+        seconds.append(time.perf_counter() - started)
+    return max(1, int(minutes * 60 / median(seconds[warm:])))

@@ -8,7 +8,7 @@ networks use, except for the pixels, of which there are too many.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, cached_property
 from typing import Protocol, Self
 
 import torch
@@ -65,7 +65,7 @@ class OneHot:
         probs = F.softmax(logits.float() / temperature, -1)
         self.probs = (1 - unimix) * probs + unimix / logits.shape[-1]
 
-    @property
+    @cached_property
     def log_probs(self) -> Tensor:
         """(..., G, C)."""
         return torch.log(self.probs.clamp_min(1e-30))
@@ -85,8 +85,8 @@ class OneHot:
         """
         if noise is None:
             noise = torch.empty_like(self.probs[..., 0]).uniform_(generator=generator)
-        below = self.probs.detach().cumsum(-1) <= noise[..., None]
-        one_hot = self._one_hot(below.sum(-1, keepdim=True).clamp_max(self.probs.shape[-1] - 1))
+        index = torch.searchsorted(self.probs.detach().cumsum(-1), noise[..., None].contiguous(), right=True)
+        one_hot = self._one_hot(index.clamp_max_(self.probs.shape[-1] - 1))
         return one_hot + (self.probs - self.probs.detach())
 
     def log_prob(self, one_hot: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class OneHot:
     def detach(self) -> OneHot:
         """The same distribution as a constant: the papers' sg(.)."""
         copy = object.__new__(OneHot)
-        copy.probs = self.probs.detach()
+        copy.probs, copy.log_probs = self.probs.detach(), self.log_probs.detach()
         return copy
 
     def _one_hot(self, index: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelSettings
+from . import fused
 from .distributions import DiagonalNormal, OneHot, StateDistribution
-from .networks import BlockLinear, LayerNorm, Mlp, dense, has_bias, make_activation, make_norm
+from .networks import BlockLinear, LayerNorm, Mlp, dense, has_bias, make_activation, make_norm, product_dtype
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,12 @@ class RecurrentDynamics(Dynamics):
     def observe(self, embedding: Tensor, action: Tensor, is_first: Tensor) -> tuple[Latent, Tensor]:
         """See `Dynamics.observe`; one step after the other."""
         b, t = is_first.shape
-        projected = self.project(embedding)  # (B, T, hidden)
-        latent = self.initial(b, device=embedding.device)
-        noise = self._noise(t, b, device=embedding.device)
+        return self._observe(self.project(embedding), action, is_first, self._noise(t, b, device=embedding.device))
+
+    def _observe(self, projected: Tensor, action: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Latent, Tensor]:
+        """The same from the projected embeddings (B, T, hidden) and the noise (T, B, ...)."""
+        b, t = is_first.shape
+        latent = self.initial(b, device=projected.device)
         states: list[Latent] = []
         logits: list[Tensor] = []
         for i in range(t):
@@ -278,6 +282,19 @@ class NormedDynamics(RecurrentDynamics):
         """See `RecurrentDynamics.advance`."""
         x = self.input(torch.cat([latent.stoch, action], -1))
         return _gated(self.gates(torch.cat([x, latent.deter], -1)).float().chunk(3, -1), latent.deter)
+
+    def _observe(self, projected: Tensor, action: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Latent, Tensor]:
+        """By hand, where the parts are those of the default model."""
+        s = self.settings
+        if self.gaussian or s.norm != "layer" or s.activation != "silu" or action.requires_grad:
+            return super()._observe(projected, action, is_first, noise)
+        plan = fused.Plan(s.groups, s.classes, s.unimix, LayerNorm.epsilon, product_dtype(action.device))
+        # The modules in the order of `fused.Weights`: layer and norm, three times, and the last layer.
+        posterior = self.posterior_logits
+        modules = (self.input[0], self.input[1], *self.gates, self.from_deter, posterior[0], posterior[2])
+        weights = fused.Weights._make(weight for module in modules for weight in module.parameters())
+        deter, stoch, logits = fused.observe(plan, weights, projected, action, is_first, noise)
+        return Latent(deter, stoch), logits
 
 
 class PlainDynamics(RecurrentDynamics):

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation over the last axis; the one kernel that is fused on every device."""
 
+    epsilon = 1e-4
+
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-4)
+        super().__init__(width, eps=self.epsilon)
 
 
 class RmsNorm(nn.RMSNorm):
@@ -97,6 +99,11 @@ class BlockLinear(nn.Module):
         blocks = x.unflatten(-1, (len(self.weight), -1)).transpose(0, 1)  # (K, N, inputs / K)
         out = torch.baddbmm(self.bias, blocks, self.weight)  # (K, N, outputs / K)
         return out.transpose(0, 1).flatten(1)
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """Precision that matrix products and convolutions have here: autocast's within it, else float32."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
 
 
 def initialise(module: nn.Module) -> None:

@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from ..config import ModelSettings
 from ..errors import UsageError
-from .networks import BlockLinear, dense, has_bias, make_activation, make_norm
+from .networks import BlockLinear, dense, has_bias, make_activation, make_norm, product_dtype
 
 
 def to_picture(observation: Tensor) -> Tensor:
     """Uint8 colours to float, 0 .. 1."""
     return observation.float() / 255
+
+
+def to_input(observation: Tensor) -> Tensor:
+    """Uint8 colours to -0.5 .. 0.5, in the precision of products; up to the division, the numbers are exact in any."""
+    return observation.to(product_dtype(observation.device)).sub_(127.5).div_(255)
 
 
 class Encoder(nn.Module):
@@ -85,7 +90,7 @@ class PatchEncoder(Encoder):
         p = self.patch
         x: Tensor = observation.permute(0, 2, 3, 1)  # (N, S, S, 3)
         x = x.unflatten(1, (-1, p)).unflatten(3, (-1, p)).transpose(2, 3).flatten(3)  # (N, S/p, S/p, p p 3)
-        x = self.activation(self.norms[0](self.first(to_picture(x) - 0.5)))
+        x = self.activation(self.norms[0](self.first(to_input(x))))
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
             x = self.activation(norm(_channels_last(convolution, x)))  # (N, S/2^i, S/2^i, C)
         return x.flatten(1)
@@ -155,7 +160,7 @@ class StridedEncoder(Encoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to (N, outputs)."""
-        x = to_picture(observation.permute(0, 2, 3, 1)) - 0.5
+        x = to_input(observation.permute(0, 2, 3, 1))
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = self.activation(norm(_channels_last(convolution, x)))
         return x.flatten(1)
@@ -214,7 +219,7 @@ class PooledEncoder(Encoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to (N, outputs)."""
-        x = to_picture(observation.permute(0, 2, 3, 1)) - 0.5
+        x = to_input(observation.permute(0, 2, 3, 1))
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.max_pool2d(convolution(x.permute(0, 3, 1, 2)), 2).permute(0, 2, 3, 1)  # (N, S/2^i, S/2^i, C)
             x = self.activation(norm(x))
