@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import __version__, console
+from . import __version__, console, distributed
 from .artifacts import Run, check_name
 from .config import Settings, flatten, parse_value, read_settings_file, resolve
 from .errors import DreamerError, InterruptedRunError, UsageError
+from .processes import cores
 
 if TYPE_CHECKING:
     import torch
@@ -182,15 +183,24 @@ Video = Annotated[bool, typer.Option("--video", metavar="", help="Film the worst
 Stochastic = Annotated[
     bool, typer.Option("--stochastic", metavar="", help="Draw actions from the policy; else take their mean.")
 ]
+ShardText = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="K/N", help="Record part K of N alone, such as 2/8, as data set NAME-KofN."),
+]
+Merge = Annotated[
+    int | None,
+    typer.Option("--merge", min=1, metavar="N", help="Put N such parts together, and record only what they lack."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", metavar="", help="Start anew and replace what is there; asks first.")]
 Yes = Annotated[bool, typer.Option("--yes", metavar="", help="Answer yes to what --fresh asks.")]
 
 
-def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _command(*examples: str, shares: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a function to the app: its first parameter, `shared`, stands for all fields of `Shared`.
 
     Args:
         examples: command lines shown in the help.
+        shares: whether several processes can share its work, see `distributed`.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -201,6 +211,8 @@ def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., No
         def call(**options: Any) -> None:
             common = Shared(**{name: options.pop(name) for name in shared})
             console.set_quiet(common.quiet)
+            if distributed.size() > 1:
+                _share_out(shares and not common.dry_run)
             function(common, **options)
 
         call.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
@@ -208,6 +220,17 @@ def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., No
         return function
 
     return register
+
+
+def _share_out(possible: bool) -> None:
+    """Begin as one of several processes. Raises UsageError where there is nothing to share out."""
+    if not possible:
+        raise UsageError(
+            f"`dreamer {' '.join(sys.argv[1:2])}` is for one process; with torchrun start one of "
+            "collect, fit-world, fit-policy and evaluate, without --dry-run"
+        )
+    if not distributed.is_first():
+        console.set_mute(True)
 
 
 def _allow_replacing(shared: Shared, fresh: bool, yes: bool, *folders: Path) -> None:
@@ -227,6 +250,12 @@ def _data_path(name: str | None, run: Run | None = None) -> Path:
     return Path("data") / check_name(name or _NAME, "data set")
 
 
+def _own_workers(workers: int | None) -> int | None:
+    """The workers of this process: of several on a machine, each takes its share of the cores, unless it is told."""
+    neighbours = distributed.neighbours()
+    return workers if workers or neighbours == 1 else max(1, cores() // neighbours)
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         console.say(f"dreamer {__version__}")
@@ -242,19 +271,33 @@ def _app(
     pass
 
 
-@_command("dreamer collect", "dreamer collect --data more --decisions 300000 --policy smooth --seed 1")
+@_command(
+    "dreamer collect",
+    "dreamer collect --data more --decisions 300000 --policy smooth --seed 1",
+    "dreamer collect --data more --decisions 300000 --shard 2/8",
+    shares=True,
+)
 def collect(
     shared: Shared,
     data: DataName = _NAME,
     policy: RandomPolicy = None,
     decisions: Decisions = None,
     workers: Workers = None,
+    shard: ShardText = None,
+    merge: Merge = None,
     fresh: Fresh = False,
     yes: Yes = False,
 ) -> None:
     """Record random driving; asking for more extends what is there."""
     settings = shared.settings("collect", {"collect.policy": policy, "collect.decisions": decisions})
-    path = _data_path(data)
+    from .episodes.shards import Shard
+
+    if distributed.size() > 1 and not shard:
+        shard = f"{distributed.rank() + 1}/{distributed.size()}"
+    part = Shard.parse(shard) if shard else None
+    if part and (merge or shared.dry_run):
+        raise UsageError("A part of a data set is neither merged nor foreseen; leave --merge, --dry-run or --shard out")
+    path = _data_path(part.name(data) if part else data)
     _allow_replacing(shared, fresh, yes, path)
     if shared.dry_run:
         from .stages import forecast
@@ -263,10 +306,15 @@ def collect(
         return
     from .stages.collect import collect
 
-    collect(settings, name=data, root=path.parent, workers=workers, fresh=fresh)
+    workers = _own_workers(workers)
+    collect(settings, name=data, root=path.parent, workers=workers, fresh=fresh, shard=part, merge=merge or 0)
 
 
-@_command("dreamer fit-world --run mine", "dreamer fit-world --minutes 60 --set model.deter=512 --set world.batch=32")
+@_command(
+    "dreamer fit-world --run mine",
+    "dreamer fit-world --minutes 60 --set model.deter=512 --set world.batch=32",
+    shares=True,
+)
 def fit_world(
     shared: Shared,
     run: RunName = _NAME,
@@ -309,7 +357,7 @@ def show_encodings(shared: Shared, run: RunName = _NAME, data: RunDataName = Non
     show_encodings(settings, run=folder, data=path, device=device)
 
 
-@_command("dreamer fit-policy --run mine", "dreamer fit-policy --minutes 10 --set policy.horizon=20")
+@_command("dreamer fit-policy --run mine", "dreamer fit-policy --minutes 10 --set policy.horizon=20", shares=True)
 def fit_policy(
     shared: Shared,
     run: RunName = _NAME,
@@ -336,7 +384,7 @@ def fit_policy(
     fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
 
 
-@_command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20")
+@_command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20", shares=True)
 def evaluate(
     shared: Shared,
     run: RunName = _NAME,
@@ -358,6 +406,7 @@ def evaluate(
         return
     from .stages.evaluate import evaluate
 
+    workers = _own_workers(workers)
     evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device)
 
 
@@ -417,10 +466,12 @@ def _print_results(run: Run, report: Report) -> None:
 def main() -> NoReturn:
     """The console script. An error is one sentence and an exit code; `--debug` shows its traceback first."""
     try:
-        app(prog_name="dreamer")
+        with distributed.joined():
+            app(prog_name="dreamer")
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
+        console.set_mute(not distributed.first_to_say(str(error)))
         if isinstance(error, DreamerError):
             (console.warn if isinstance(error, InterruptedRunError) else console.fail)(str(error))
             sys.exit(error.exit_code)

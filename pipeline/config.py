@@ -125,6 +125,9 @@ class WorldSettings(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="arithmetic of the large layers; auto takes bfloat16 where it is faster"
     )
+    compile: bool = Field(
+        False, description="compile the update at its first call, which takes minutes; on a GPU into CUDA graphs"
+    )
 
 
 class PolicySettings(Section):
@@ -165,6 +168,11 @@ class PolicySettings(Section):
     )
     normalise: bool = Field(True, description="divide advantages by the range of the returns")
     replay_scale: float = Field(0.0, ge=0, description="weight of the critic's loss on recorded states and rewards")
+    states_gib: float = Field(
+        4.0,
+        gt=0,
+        description="recorded states are kept up to this many GiB; where all take more, those of some episodes",
+    )
     replay_length: int = Field(16, ge=2, le=1024, description="recorded states in a row, where that weight is not 0")
     optimizer: Literal["adam", "laprop"] = Field("adam", description="Adam, or LaProp with adaptive clipping")
     eps: float = Field(1e-8, gt=0, le=1, description="the optimizers' epsilon")
@@ -187,6 +195,9 @@ class PolicySettings(Section):
     save_every: int = Field(250, ge=1, description="updates between two checkpoints")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="arithmetic of the large layers; auto takes bfloat16 where it is faster"
+    )
+    compile: bool = Field(
+        False, description="compile the update at its first call, which takes minutes; on a GPU into CUDA graphs"
     )
 
 

@@ -26,6 +26,11 @@ def set_quiet(quiet: bool) -> None:
     _out.quiet = quiet
 
 
+def set_mute(mute: bool) -> None:
+    """Print nothing at all from now on, or all of it again: of several processes, one speaks."""
+    _out.quiet = _error.quiet = mute
+
+
 def say(message: str) -> None:
     """Print a line."""
     _out.print(escape(message))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
 
-from . import console
+from . import console, distributed
 from .errors import UsageError, did_you_mean
 
 _PRESENT: dict[str, Callable[[], bool]] = {
@@ -20,22 +21,49 @@ _PRESENT: dict[str, Callable[[], bool]] = {
 def pick_device(name: str) -> torch.device:
     """The device of this name; for "auto" the fastest there is. Says which, and why.
 
+    Of several processes on a machine with GPUs, each has one of its own, by the number that torchrun gives it there.
+
     Args:
         name: "auto", "cuda", "mps" or "cpu".
 
     Raises:
-        UsageError: there is no such device, or not on this machine.
+        UsageError: there is no such device, or not on this machine, or not one for each process.
     """
     if name == "auto":
         chosen = next(device for device, present in _PRESENT.items() if present())
+        chosen = "cpu" if chosen == "mps" and distributed.size() > 1 else chosen
         console.say(f"Device: {_describe(chosen)}, the fastest that PyTorch {torch.__version__} can use here.")
-        return torch.device(chosen)
+        return _own(chosen)
     if name not in _PRESENT:
         raise UsageError(f"There is no device '{name}'{did_you_mean(name, ['auto', *_PRESENT])}")
     if not _PRESENT[name]():
         raise UsageError(f"PyTorch {torch.__version__} finds no {name} device on this machine; use --device auto")
     console.say(f"Device: {_describe(name)}, as asked.")
-    return torch.device(name)
+    return _own(name)
+
+
+def _own(name: str) -> torch.device:
+    """The one of these devices that is this process'. Raises UsageError where there are not enough."""
+    if distributed.size() == 1 or name == "cpu":
+        return torch.device(name)
+    if name == "mps":
+        raise UsageError("Several processes cannot share the mps device; use --device cpu, or one process")
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise UsageError(f"This machine has {there} GPUs; start at most {there} processes on it, or use --device cpu")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def room_for_data(device: torch.device) -> int:
+    """Bytes of the device that a data set may take: a half of what is free on a GPU, none elsewhere.
+
+    On the CPU the data are where they are needed anyway. The other half is the model's and its activations'.
+    """
+    if device.type != "cuda":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    return free // 2
 
 
 def _describe(device: str) -> str:

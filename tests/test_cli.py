@@ -14,6 +14,7 @@ import typer
 from pipeline import __version__, cli, console
 from pipeline.artifacts import Run
 from pipeline.config import resolve
+from pipeline.episodes.shards import Shard
 from pipeline.errors import InterruptedRunError, StageError
 from pipeline.scores import EpisodeScore, Report
 
@@ -28,7 +29,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     yield
-    console.set_quiet(False)
+    console.set_mute(False)
 
 
 @pytest.fixture
@@ -248,7 +249,36 @@ def test_collect(calls: Calls) -> None:
     ((name, (settings,), options),) = calls
     values = [("seed", 7), ("collect.policy", "smooth"), ("collect.decisions", 50)]
     assert (name, settings) == ("collect", resolve("tiny", values=values))
-    assert options == {"name": "mine", "root": Path("data"), "workers": 1, "fresh": False}
+    where = {"name": "mine", "root": Path("data"), "workers": 1, "fresh": False}
+    assert options == {**where, "shard": None, "merge": 0}
+
+
+def test_collecting_in_parts(calls: Calls, capsys: Screen) -> None:
+    assert dreamer("collect", "--shard", "2/8") == 0
+    assert dreamer("collect", "--merge", "8") == 0
+    assert [(options["shard"], options["merge"]) for _, _, options in calls] == [(Shard(2, 8), 0), (None, 8)]
+    calls.clear()
+    for words in (["--shard", "9/8"], ["--shard", "2/8", "--merge", "8"], ["--shard", "2/8", "--dry-run"]):
+        assert dreamer("collect", *words) == 2
+        assert "--shard" in _refusal(capsys)
+    assert calls == []
+
+
+def test_of_several_processes_each_collects_a_part_with_its_share_of_the_cores(
+    calls: Calls, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.distributed, "_size", 4)
+    monkeypatch.setattr(cli.distributed, "_rank", 2)
+    monkeypatch.setattr(cli, "cores", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert dreamer("collect") == 0
+    assert (calls[0][2]["shard"], calls[0][2]["workers"]) == (Shard(3, 4), 3)
+    assert dreamer("evaluate", "--device", "cpu") == 0
+    assert calls[1][2]["workers"] == 3
+    assert capsys.readouterr().out == ""  # the first one speaks
+    for words in (["run"], ["show-encodings"], ["fit-world", "--dry-run"]):
+        assert dreamer(*words) == 2
+        assert f"`dreamer {words[0]}` is for one process" in _refusal(capsys)
 
 
 @pytest.mark.parametrize("command", ["fit-world", "fit-policy"])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline import devices
-from pipeline.devices import pick_device
+from pipeline import devices, distributed
+from pipeline.devices import pick_device, room_for_data
 from pipeline.errors import UsageError
 
 
@@ -39,3 +39,28 @@ def test_a_device_that_is_not_there_is_refused(name: str, monkeypatch: pytest.Mo
 def test_an_unknown_device_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'cuda'"):
         pick_device("cude")
+
+
+def test_of_several_processes_each_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    _only(monkeypatch, "cuda", "mps", "cpu")
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(distributed, "_size", 6)  # on two machines
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 2)
+    assert chosen == [2, 2]
+    assert pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(UsageError, match="has 3 GPUs; start at most 3 processes"):
+        pick_device("auto")
+    with pytest.raises(UsageError, match="cannot share the mps device"):
+        pick_device("mps")
+    _only(monkeypatch, "mps", "cpu")
+    assert pick_device("auto") == torch.device("cpu")
+
+
+def test_data_may_take_half_of_what_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    assert room_for_data(torch.device("cuda", 0)) == 500
+    assert room_for_data(torch.device("cpu")) == 0

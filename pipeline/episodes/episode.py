@@ -151,8 +151,12 @@ class Batch:
     is_terminal: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """The same batch on the device of a model, which pinned memory reaches while the host goes on."""
+        return Batch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself."""
+        return Batch(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
 
     def select(self, sequences: Tensor) -> Batch:
         """Some of the sequences, by their numbers (N,)."""

@@ -63,6 +63,7 @@ class Origin(Section):
         limit: see `CollectSettings.limit`.
         seed: of tracks and drivers.
         alignment: which action and reward belong to which observation, in words.
+        shard: which part of a data set it is, such as "2/8" (see `shards`); None for a whole.
     """
 
     format: Literal[1] = FORMAT
@@ -78,10 +79,11 @@ class Origin(Section):
         "rewards[t], terminations[t], truncations[t] and infos[t] came with observations[t+1]",
         max_length=1000,
     )
+    shard: str | None = Field(None, max_length=20)
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The origin of data collected here and now with these settings."""
+    def of(cls, settings: Settings, shard: str | None = None) -> Self:
+        """The origin of data, or of a shard of them, collected here and now with these settings."""
         low, high = action_bounds(settings.view.continuous)
         return cls(
             gymnasium=importlib.metadata.version("gymnasium"),
@@ -90,6 +92,7 @@ class Origin(Section):
             patience=settings.collect.patience,
             limit=settings.collect.limit,
             seed=settings.seed,
+            shard=shard,
         )
 
     def difference(self, other: Origin) -> str | None:
@@ -131,7 +134,7 @@ def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: 
         "total_steps": steps,
         "dataset_size": round(megabytes, 1),
         "algorithm_name": f"random driving ({origin.policy})",
-        "dreamer": origin.model_dump(mode="json"),
+        "dreamer": origin.model_dump(mode="json", exclude_none=True),
         "env_spec": _environment_spec(origin),
         "action_space": _action_space(origin.view),
         "observation_space": _box(np.full(picture, 0, np.uint8), np.full(picture, 255, np.uint8)),

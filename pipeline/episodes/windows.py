@@ -20,6 +20,7 @@ from .store import EpisodeStore
 __all__ = ["Batch", "BlankWindows", "Windows", "split"]
 
 _AHEAD = 3  # batches made before they are asked for
+_ALL = slice(None)
 
 
 def split(episodes: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -59,6 +60,7 @@ class Windows:
         length: rows in a window.
         store: where they are.
         in_memory: whether the pictures are held in memory.
+        pinned: whether `batches` come in memory that a GPU reads by itself.
         lengths: rows of each episode, in the order of `episodes`.
 
     Args:
@@ -66,17 +68,25 @@ class Windows:
         episodes: numbers of those to read, at least one.
         length: rows in a window.
         memory_gib: the most that the pictures may take, GiB.
+        share: windows of each batch of `batches` that are made here; the others are another process'.
 
     Raises:
         StageError: the episodes have fewer rows than a window, or are not what was recorded.
     """
 
     def __init__(
-        self, store: EpisodeStore, episodes: Sequence[int] | NDArray[np.int64], length: int, memory_gib: float
+        self,
+        store: EpisodeStore,
+        episodes: Sequence[int] | NDArray[np.int64],
+        length: int,
+        memory_gib: float,
+        share: slice = _ALL,
     ) -> None:
         self.episodes = [int(episode) for episode in episodes]
         self.length = length
         self.store = store
+        self.share = share
+        self.pinned = False
         self.lengths = store.lengths[self.episodes]
         self._ends = np.cumsum(self.lengths)
         self._begins = self._ends - self.lengths
@@ -118,23 +128,34 @@ class Windows:
         return int(self._ends[-1])
 
     @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The stream by the names in `Batch`, each of all rows; the pictures (N, S, S, 3), none where not in memory."""
+        return {
+            "observation": self._frames,
+            "action": self._action,
+            "reward": self._reward,
+            "is_first": self._is_first,
+            "is_terminal": self._is_terminal,
+        }
+
+    @property
     def memory_bytes(self) -> int:
         """Memory that the stream takes."""
-        columns = (self._frames, self._action, self._reward, self._is_first, self._is_terminal)
-        return sum(column.nbytes for column in columns)
+        return sum(column.nbytes for column in self.columns.values())
 
-    def sample(self, rng: np.random.Generator, batch: int) -> Batch:
+    def sample(self, rng: np.random.Generator, batch: int, share: slice = _ALL) -> Batch:
         """Draw windows, each start as likely as any other.
 
         Args:
             rng: draws the starts, and nothing else.
             batch: how many, B.
+            share: those of them to make.
 
         Returns:
-            B windows of `length` rows.
+            B windows of `length` rows, or that share of them.
         """
-        starts = rng.integers(len(self) - self.length + 1, size=batch)
-        frames = np.empty((batch, self.length, *self._frames.shape[1:]), np.uint8)
+        starts = rng.integers(len(self) - self.length + 1, size=batch)[share]
+        frames = np.empty((len(starts), self.length, *self._frames.shape[1:]), np.uint8)
         for window, start in zip(frames, starts, strict=True):
             self._copy_frames(int(start), window)
         rows = starts[:, None] + np.arange(self.length)  # (B, T)
@@ -152,11 +173,13 @@ class Windows:
             batch: windows in a batch.
 
         Yields:
-            `stop - start` batches. What goes wrong in the thread is raised here; closing the iterator ends it.
+            `stop - start` batches, of each this process' share. What goes wrong in the thread is raised here; closing
+            the iterator ends it.
         """
 
         def draw(update: int) -> Batch:
-            return self.sample(numpy_stream(seed, Stream.WINDOWS, update), batch)
+            made = self.sample(numpy_stream(seed, Stream.WINDOWS, update), batch, self.share)
+            return made.pinned() if self.pinned else made
 
         with ThreadPoolExecutor(1, thread_name_prefix="windows") as thread:
             try:
@@ -217,6 +240,54 @@ class Windows:
             is_first=take(self._is_first),
             is_terminal=take(self._is_terminal),
         )
+
+
+class DeviceWindows:
+    """The same windows from a stream that lies on a device: a batch is gathered there, and the host does not wait.
+
+    Args:
+        windows: the stream, in memory; of no use afterwards.
+        device: where to.
+    """
+
+    def __init__(self, windows: Windows, device: torch.device) -> None:
+        assert windows.in_memory
+        self.length, self.share = windows.length, windows.share
+        self._columns = {name: torch.from_numpy(column).to(device) for name, column in windows.columns.items()}
+        self._steps = torch.arange(self.length, device=device)
+
+    def sample(self, rng: np.random.Generator, batch: int, share: slice = _ALL) -> Batch:
+        """See `Windows.sample`."""
+        rows = len(self._columns["reward"])
+        starts = torch.from_numpy(rng.integers(rows - self.length + 1, size=batch)[share])
+        if self._steps.is_cuda:
+            starts = starts.pin_memory()
+        chosen = starts.to(self._steps.device, non_blocking=True)[:, None] + self._steps  # (B, T)
+        taken = {name: column[chosen] for name, column in self._columns.items()}
+        return Batch(**taken | {"observation": taken["observation"].permute(0, 1, 4, 2, 3)})
+
+    def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
+        """See `Windows.batches`; a batch is made when it is asked for."""
+        for update in range(start, stop):
+            yield self.sample(numpy_stream(seed, Stream.WINDOWS, update), batch, self.share)
+
+
+def place(windows: Windows, device: torch.device, free: int) -> Windows | DeviceWindows:
+    """Bring windows as near to a device as they can be.
+
+    Args:
+        windows: the stream.
+        device: that the batches are for.
+        free: bytes that the stream may take there, 0 where it shall stay where it is.
+
+    Returns:
+        Windows of a stream on the device where it fits and is in memory; else the same, and where the device is a GPU,
+        with batches in pinned memory.
+    """
+    if windows.in_memory and windows.memory_bytes <= free:
+        return DeviceWindows(windows, device)
+    windows.pinned = device.type == "cuda"
+    return windows
 
 
 class BlankWindows:

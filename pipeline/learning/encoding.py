@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..console import Meter
 from ..episodes.windows import Windows
 from ..models.dynamics import Latent
 from ..models.world_model import WorldModel
+from ..randomness import Stream, numpy_stream
 from .precision import autocast
 
 _EPISODES = 16  # encoded side by side
@@ -49,6 +51,31 @@ class EncodedData:
     rows: Rows | None = None
 
 
+def episodes_that_fit(lengths: NDArray[np.int64], model: WorldModel, states_gib: float, seed: int) -> NDArray[np.int64]:
+    """The episodes whose states are to be kept: all, or where these take too much, a random share, at least one.
+
+    Args:
+        lengths: (E,) rows of each episode.
+        model: whose states.
+        states_gib: the most that the states may take, GiB.
+        seed: of the choice.
+
+    Returns:
+        Their numbers, ascending.
+    """
+    order = numpy_stream(seed, Stream.ENCODING).permutation(len(lengths))
+    fitting = np.cumsum(lengths[order]) * _bytes_of_state(model) <= states_gib * 2**30
+    return np.sort(order[: max(1, int(fitting.sum()))]) if not fitting.all() else np.arange(len(lengths))
+
+
+def _bytes_of_state(model: WorldModel) -> int:
+    return 4 * model.dynamics.deter_width + _type_of_z(model).itemsize * model.dynamics.stoch_width
+
+
+def _type_of_z(model: WorldModel) -> torch.dtype:
+    return torch.uint8 if model.settings.latent == "categorical" else torch.float32
+
+
 @torch.no_grad()
 def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bool = False) -> EncodedData:
     """Run the world model over whole episodes, each from its first observation, so that no state lacks its history.
@@ -59,8 +86,10 @@ def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bo
         precision: 'float32' or 'bfloat16'.
         with_rows: keep what was recorded, and the terminal states with it.
     """
-    deter, stoch, actions, rows = [], [], [], []
-    compact = torch.uint8 if model.settings.latent == "categorical" else torch.float32
+    most, filled, device = int(windows.lengths.sum()), 0, model.device
+    deter = torch.empty(most, model.dynamics.deter_width, device=device)
+    stoch = torch.empty(most, model.dynamics.stoch_width, device=device, dtype=_type_of_z(model))
+    actions, rows = [], []
     by_length = np.argsort(windows.lengths, kind="stable")  # little padding
     order = [windows.episodes[place] for place in by_length]
     with Meter("Encoding the data", len(order), "episodes") as meter, autocast(model.device, precision):
@@ -69,8 +98,9 @@ def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bo
             batch, mask = batch.to(model.device), mask.to(model.device)
             states = model.observe(batch.observation, batch.action, batch.is_first)
             kept = (mask if with_rows else mask & ~batch.is_terminal).flatten()
-            deter.append(states.deter.flatten(0, 1)[kept].float())
-            stoch.append(states.stoch.flatten(0, 1)[kept].to(compact))
+            new = slice(filled, filled + int(kept.sum()))
+            deter[new], stoch[new] = states.deter.flatten(0, 1)[kept], states.stoch.flatten(0, 1)[kept]
+            filled = new.stop
             moved = (mask & ~batch.is_first).flatten()
             actions.append(model.scale.to_model(batch.action).flatten(0, 1)[moved])
             if with_rows:
@@ -79,4 +109,4 @@ def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bo
             meter.advance_to(min(first + _EPISODES, len(order)))
     action = torch.cat(actions)
     recorded = Rows(*(torch.cat(part) for part in zip(*rows, strict=True))) if with_rows else None
-    return EncodedData(Latent(torch.cat(deter), torch.cat(stoch)), action.mean(0), action.std(0), recorded)
+    return EncodedData(Latent(deter[:filled], stoch[:filled]), action.mean(0), action.std(0), recorded)

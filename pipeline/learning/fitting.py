@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..artifacts import Manifest, StageFolder, atomic_path
+from ..config import Settings
 from ..console import Meter, MetricsLog, warn
 from ..errors import DreamerError, InterruptedRunError, StageError
 from ..processes import Interruption
@@ -37,7 +38,7 @@ class Learner(Protocol):
         """Look at held-out data where it is time to, after `done` updates; {} where it is not."""
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next update depends on; tensors and plain values only."""
+        """Everything that the next update depends on, of all processes; tensors and plain values only."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take a state back."""
@@ -62,6 +63,31 @@ class Plan:
     shown: tuple[str, ...]
 
 
+def begin(
+    folder: StageFolder,
+    settings: Settings,
+    sections: Collection[str],
+    inputs: Mapping[str, str],
+    *,
+    minutes: float | None = None,
+    fresh: bool = False,
+) -> tuple[Manifest, Settings]:
+    """`StageFolder.start`, done by the first process for all.
+
+    Raises StageError, beside what that raises, where this process has read other inputs than the first.
+    """
+    manifest, settings = distributed.once(
+        lambda: folder.start(settings, sections, inputs, minutes=minutes, fresh=fresh)
+    )
+    for name, digest in inputs.items():
+        if manifest.inputs[name] != digest:
+            raise StageError(
+                f"Process {distributed.rank()} sees another {name} than the first one; data/ and artifacts/ must be "
+                "the same folders on all machines"
+            )
+    return manifest, settings
+
+
 def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -> Manifest:
     """Bring the learner from where its last checkpoint is to the end of the plan.
 
@@ -77,8 +103,11 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
     Raises:
         InterruptedRunError: after Ctrl-C or SIGTERM, everything saved.
         DreamerError: a loss is not finite.
+        LostProcessError: this is one of several processes, and another one is gone.
     """
     first = load_state(learner, folder, manifest.done)
+    if distributed.once(lambda: first) != first:
+        raise StageError(f"{state_path(folder)} is not the same on all machines; artifacts/ must be one folder")
     if manifest.complete:
         warn(f"{folder.path} goes on from {first} to {plan.updates} updates: its step sizes, fallen to 0, rise again")
     learner.begin(first, plan.updates)
@@ -86,7 +115,7 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
     manifest = replace(manifest, done=first, complete=False, facts={**manifest.facts, "seconds": seconds})
     shown: dict[str, float] = {}
     with (
-        closing(MetricsLog(folder.metrics, after=first)) as log,
+        _Record(folder, first) as record,
         Interruption() as interruption,
         Meter(plan.title, plan.updates, "updates", first) as meter,
     ):
@@ -97,16 +126,16 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
             checked = learner.check(done, final)
             if checked or final or done % LOG_EVERY == 0:
                 line = {**as_floats(metrics, done, folder), **checked}
-                log.append(done, line)
+                record.line(done, line)
                 shown |= {name: line[name] for name in plan.shown if name in line}
             meter.advance_to(done, shown)
-            if final or interruption.asked or done % plan.save_every == 0:
+            stop = distributed.any_of(interruption.asked)
+            if final or stop or done % plan.save_every == 0:
                 as_floats(metrics, done, folder)  # what has become infinite replaces no checkpoint
                 spent = round(seconds + time.monotonic() - started, 1)
                 manifest = replace(manifest, done=done, facts={**manifest.facts, "seconds": spent})
-                save_state(learner, folder, done)
-                folder.write_manifest(manifest)
-            if interruption.asked:
+                record.checkpoint(learner.state(), manifest)
+            if stop:
                 raise InterruptedRunError(
                     f"Stopped after {done} updates of {folder.path}, all saved; the same command goes on from there"
                 )
@@ -114,8 +143,11 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
 
 
 def as_floats(metrics: Mapping[str, Tensor], done: int, folder: StageFolder) -> dict[str, float]:
-    """Bring metrics from the device, all in one transfer. Raises DreamerError where one is not finite."""
-    numbers = torch.stack([metric.detach().float() for metric in metrics.values()]).tolist()
+    """Bring metrics from the device, all in one transfer, their means over all processes.
+
+    Raises DreamerError where one is not finite.
+    """
+    numbers = distributed.mean(torch.stack([metric.detach().float() for metric in metrics.values()])).tolist()
     line = dict(zip(metrics, numbers, strict=True))
     for name, value in line.items():
         if not math.isfinite(value):
@@ -126,10 +158,36 @@ def as_floats(metrics: Mapping[str, Tensor], done: int, folder: StageFolder) -> 
     return line
 
 
-def save_state(learner: Learner, folder: StageFolder, done: int) -> None:
-    """Write a checkpoint atomically. It is private to this machine: nobody else's is ever read."""
-    with atomic_path(state_path(folder)) as temporary:
-        torch.save({"done": done, "learner": learner.state()}, temporary)
+class _Record:
+    """What fitting leaves in its folder as it goes on: metrics and checkpoints. Only the first process writes.
+
+    Args:
+        folder: where to.
+        after: updates whose metrics are there already, and stay.
+    """
+
+    def __init__(self, folder: StageFolder, after: int) -> None:
+        self.folder = folder
+        self.log = MetricsLog(folder.metrics, after) if distributed.is_first() else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.log is not None:
+            self.log.close()
+
+    def line(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Note the metrics after `done` updates."""
+        if self.log is not None:
+            self.log.append(done, metrics)
+
+    def checkpoint(self, state: Mapping[str, Any], manifest: Manifest) -> None:
+        """Write a checkpoint and then the manifest, each atomically. The first is private: nobody else's is read."""
+        if distributed.is_first():
+            with atomic_path(state_path(self.folder)) as temporary:
+                torch.save({"done": manifest.done, "learner": state}, temporary)
+            self.folder.write_manifest(manifest)
 
 
 def load_state(learner: Learner, folder: StageFolder, done: int) -> int:
@@ -162,7 +220,8 @@ def state_path(folder: StageFolder) -> Path:
 def planned_updates(learner: Learner, minutes: float, seed: int) -> int:
     """Number of updates that fit in a time, by timing some on a learner that is thrown away afterwards.
 
-    The median counts, for whatever else the machine does meanwhile makes some of them slow.
+    All processes take part, and have the first one's clock. The median counts, for whatever else the machine does
+    meanwhile makes some of them slow.
     """
     warm, timed, seconds = 3, 15, []
     learner.begin(0, warm + timed)
@@ -171,4 +230,5 @@ def planned_updates(learner: Learner, minutes: float, seed: int) -> int:
         seed_torch(seed, Stream.UPDATE, index)
         torch.stack(list(learner.update(index).values())).tolist()  # wait for the device
         seconds.append(time.perf_counter() - started)
-    return max(1, int(minutes * 60 / median(seconds[warm:])))
+    planned = max(1, int(minutes * 60 / median(seconds[warm:])))
+    return distributed.once(lambda: planned)

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..config import WorldSettings
 from ..episodes.windows import Batch
 from ..models.dynamics import Latent, stack
 from ..models.pictures import to_picture
 from ..models.world_model import WorldModel
 from ..randomness import Stream, numpy_stream, seed_torch
+from .compilation import compiled
 from .imagination import Dream
 from .optimizers import clip_gradients, make_optimizer
 from .precision import autocast
@@ -35,7 +37,7 @@ class WindowSource(Protocol):
         """Draw `batch` windows."""
 
     def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
-        """Draw `batch` windows for each of the updates start .. stop - 1."""
+        """Draw `batch` windows for each of the updates start .. stop - 1; of several processes, each its share."""
 
 
 class WorldLearner:
@@ -59,6 +61,7 @@ class WorldLearner:
         self.model, self.settings, self.train, self.seed = model, settings, train, seed
         self.optimizer = make_optimizer(model.parameters(), settings, settings.learning_rate)
         self.held_out = whole_windows(held_out, seed).to(model.device)
+        self._loss = compiled(world_loss, settings.compile)
         self.best = float("inf")
         self.best_model = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self._batches: Iterator[Batch] = iter(())
@@ -72,13 +75,15 @@ class WorldLearner:
     def update(self, index: int) -> Mapping[str, Tensor]:
         """One gradient step."""
         batch = next(self._batches).to(self.model.device)
+        distributed.own_random_numbers()
         settings = self.settings
         rate = step_size(settings.learning_rate, index, self._last, warmup=settings.warmup, anneal=settings.anneal)
         set_step_size(self.optimizer, rate)
         with autocast(self.model.device, self.settings.precision):
-            loss = world_loss(self.model, batch, self.settings)
+            loss = self._loss(self.model, batch, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
+        distributed.average_gradients(self.model.parameters())
         norm = clip_gradients(self.model.parameters(), settings)
         self.optimizer.step()
         return {"loss": loss.total, **loss.parts, "gradient": norm}

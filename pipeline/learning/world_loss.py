@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..config import WorldSettings
 from ..episodes.windows import Batch
 from ..models.distributions import StateDistribution
@@ -48,7 +49,7 @@ def balanced_kl(
     """
     dynamics, representation = posterior.detach().kl(prior), posterior.kl(prior.detach())
     if free == "mean":
-        dynamics, representation = dynamics.mean(), representation.mean()
+        dynamics, representation = distributed.mean(dynamics.mean()), distributed.mean(representation.mean())
     return dynamics.clamp_min(free_nats), representation.clamp_min(free_nats)
 
 

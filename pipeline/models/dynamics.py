@@ -286,7 +286,8 @@ class NormedDynamics(RecurrentDynamics):
     def _observe(self, projected: Tensor, action: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Latent, Tensor]:
         """By hand, where the parts are those of the default model."""
         s = self.settings
-        if self.gaussian or s.norm != "layer" or s.activation != "silu" or action.requires_grad:
+        other = self.gaussian or s.norm != "layer" or s.activation != "silu" or action.requires_grad
+        if other or torch.compiler.is_compiling():  # a compiler wants to see through it, and fuses by itself
             return super()._observe(projected, action, is_first, noise)
         plan = fused.Plan(s.groups, s.classes, s.unimix, LayerNorm.epsilon, product_dtype(action.device))
         # The modules in the order of `fused.Weights`: layer and norm, three times, and the last layer.

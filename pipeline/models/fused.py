@@ -131,18 +131,26 @@ class _Sequence:
         self.from_action = self.za[..., z:] @ self.w_in[:, z:].mT  # (T, N, hidden)
         self.projected = projected.to(plan.dtype)
         self.steps: list[_Step] = []
-        self.deter = self.keep.new_empty(steps, n, deter)
-        self.stoch = self.keep.new_zeros(steps, n, plan.groups, plan.classes)
-        self.logits = self.keep.new_empty(steps, n, plan.groups, plan.classes)
 
-    def forward(self) -> None:
-        """Fill `deter`, `stoch` and `logits`."""
-        deter, stoch = torch.zeros_like(self.deter[0]), torch.zeros_like(self.stoch[0])
-        for t in range(len(self.keep)):
-            self._forward(t, deter * self.keep[t], stoch.flatten(1) * self.keep[t])
-            deter, stoch = self.deter[t], self.stoch[t]
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """States h (T, N, H) and z (T, N, G, C), and logits.
 
-    def _forward(self, t: int, deter: Tensor, stoch: Tensor) -> None:
+        They are not kept: a result that hangs on what its own gradient needs would never be freed.
+        """
+        steps, n, deter = self.h.shape
+        shape = (steps, n, self.plan.groups, self.plan.classes)
+        result = self.keep.new_empty(steps, n, deter), self.keep.new_zeros(shape), self.keep.new_empty(shape)
+        before = torch.zeros_like(result[0][0]), torch.zeros_like(result[1][0])
+        for t, keep in enumerate(self.keep):
+            row = result[0][t], result[1][t], result[2][t]
+            self._forward(t, before[0] * keep, before[1].flatten(1) * keep, *row)
+            before = row[:2]
+        return result
+
+    def _forward(
+        self, t: int, deter: Tensor, stoch: Tensor, new_deter: Tensor, new_stoch: Tensor, logits: Tensor
+    ) -> None:
+        """Step t, from h and z before it; fills its results, each (N, ...)."""
         plan, hidden, z = self.plan, self.y.shape[-1], stoch.shape[-1]
         self.za[t, :, :z] = stoch
         normed_in = self.norm_in.forward(torch.addmm(self.from_action[t], self.za[t, :, :z], self.w_z.mT))
@@ -151,26 +159,26 @@ class _Sequence:
         reset, raw, update = self.norm_gates.forward(self.xh[t] @ self.w_gates.mT).float().chunk(3, -1)
         reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
         candidate = torch.tanh(reset * raw)
-        torch.lerp(deter, candidate, update, out=self.deter[t])
-        self.h[t] = self.deter[t]
+        torch.lerp(deter, candidate, update, out=new_deter)
+        self.h[t] = new_deter
         normed_deter = self.norm_deter.forward(torch.addmm(self.projected[t], self.h[t], self.w_deter.mT))
         self.y[t] = F.silu(normed_deter)
-        self.logits[t] = torch.addmm(self.b_out, self.y[t], self.w_out.mT).view_as(self.logits[t])
-        softmax = torch.softmax(self.logits[t], -1)
+        logits.copy_(torch.addmm(self.b_out, self.y[t], self.w_out.mT).view_as(logits))
+        softmax = torch.softmax(logits, -1)
         cumulative = ((1 - plan.unimix) * softmax + plan.unimix / plan.classes).cumsum(-1)
         index = torch.searchsorted(cumulative, self.noise[t], right=True).clamp_max_(plan.classes - 1)
-        self.stoch[t].scatter_(-1, index, 1.0)
+        new_stoch.scatter_(-1, index, 1.0)
         self.steps.append(_Step(normed_in, deter, reset, raw, candidate, update, normed_deter, softmax))
 
     def backward(self, of_deter: Tensor, of_stoch: Tensor, of_logits: Tensor) -> tuple[Tensor, Weights]:
-        """From the gradients of what `forward` filled, those of `projected` and of the weights."""
+        """From the gradients of what `forward` gave, those of `projected` and of the weights."""
         # Of the four products, all steps side by side.
         self.du, self.dq = torch.empty_like(self.y), self.y.new_empty(*self.y.shape[:2], len(self.w_gates))
         self.dd, self.dl = torch.empty_like(self.y), self.y.new_empty(*self.y.shape[:2], len(self.w_out))
-        deter, stoch = torch.zeros_like(self.deter[0]), torch.zeros_like(self.stoch[0])
+        deter, stoch = torch.zeros_like(of_deter[0]), torch.zeros_like(of_stoch[0])
         for t in reversed(range(len(self.keep))):
-            deter, stoch = self._backward(t, of_deter[t] + deter, of_stoch[t] + stoch, of_logits[t])
-            deter, stoch = deter * self.keep[t], (stoch * self.keep[t]).view_as(self.stoch[0])
+            deter, z = self._backward(t, of_deter[t] + deter, of_stoch[t] + stoch, of_logits[t])
+            deter, stoch = deter * self.keep[t], (z * self.keep[t]).view_as(stoch)
         du, dq, dd, dl, za, xh, h, y = (
             x.flatten(0, 1) for x in (self.du, self.dq, self.dd, self.dl, self.za, self.xh, self.h, self.y)
         )
@@ -208,10 +216,11 @@ class _Observe(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         action, is_first, noise, projected, *weights = tensors
-        sequence = _Sequence(plan, Weights(*weights), projected, action, is_first, noise)
-        sequence.forward()
-        ctx.sequence, ctx.dtype = sequence, projected.dtype
-        return sequence.deter, sequence.stoch, sequence.logits
+        ctx.sequence, ctx.dtype = (
+            _Sequence(plan, Weights(*weights), projected, action, is_first, noise),
+            projected.dtype,
+        )
+        return ctx.sequence.forward()  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

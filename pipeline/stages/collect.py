@@ -6,7 +6,7 @@ decisions asked for. So it is the same with any number of workers, and however o
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..artifacts import check_name
 from ..config import Settings
 from ..episodes.metadata import Origin
 from ..episodes.recording import record_episode, use_one_thread
+from ..episodes.shards import Shard, open_shards, take_over
 from ..episodes.store import EpisodeStore, EpisodeWriter
 from ..errors import InterruptedRunError, StageError
 from ..processes import Interruption, cores, in_order
@@ -29,6 +30,8 @@ def collect(
     root: Path = Path("data"),
     workers: int | None = None,
     fresh: bool = False,
+    shard: Shard | None = None,
+    merge: int = 0,
 ) -> Path:
     """Record random driving until the data set has `settings.collect.decisions`; nothing where it has them.
 
@@ -40,31 +43,35 @@ def collect(
         root: the folder that holds all data sets.
         workers: processes that drive; by default one a core.
         fresh: replace the data set of that name. Ask before.
+        shard: record this part of the data set alone, into a data set of its own.
+        merge: take over what so many shards have recorded, and record only what they lack.
 
     Returns:
         The data set's folder, with `coverage.png` in it.
 
     Raises:
         UsageError: the name cannot be a folder's.
-        StageError: the data set was collected with other settings, or is damaged, or another process writes it.
+        StageError: the data set or a shard was collected with other settings, is missing or damaged, or another process
+            writes it.
         InterruptedRunError: after Ctrl-C or SIGTERM; all finished episodes are kept.
         DreamerError: a worker process died.
     """
-    path = root / check_name(name, "data set")
-    with _writer(settings, path, fresh) as writer:
-        before = writer.steps
-        if before >= settings.collect.decisions:
-            console.say(f"{path} already has {before} decisions in {len(writer)} episodes; nothing to record")
+    path = root / check_name(shard.name(name) if shard else name, "data set")
+    origin = Origin.of(settings, str(shard) if shard else None)
+    wanted = shard.decisions(settings.collect.decisions) if shard else settings.collect.decisions
+    with open_shards(path, merge, origin) as shards, _writer(origin, path, fresh) as writer:
+        take_over(writer, shards, wanted)
+        if writer.steps >= wanted:
+            console.say(f"{path} already has {writer.steps} decisions in {len(writer)} episodes; nothing to record")
         else:
-            _drive(settings, writer, workers or cores())
+            _drive(settings, writer, workers or cores(), wanted, (shard or Shard(1, 1)).episodes(len(writer)))
     with EpisodeStore.open(path) as store:
         coverage.report(store)
     return path
 
 
-def _writer(settings: Settings, path: Path, fresh: bool) -> EpisodeWriter:
+def _writer(origin: Origin, path: Path, fresh: bool) -> EpisodeWriter:
     """Open the data set to add episodes, or begin one."""
-    origin = Origin.of(settings)
     if fresh or not EpisodeStore.exists(path):
         writer = EpisodeStore.create(path, origin, replace=fresh)
         (path / coverage.FIGURE).unlink(missing_ok=True)
@@ -78,13 +85,12 @@ def _writer(settings: Settings, path: Path, fresh: bool) -> EpisodeWriter:
     return writer
 
 
-def _drive(settings: Settings, writer: EpisodeWriter, workers: int) -> None:
-    """Record episodes, in their order, until there are enough decisions."""
-    wanted = settings.collect.decisions
+def _drive(settings: Settings, writer: EpisodeWriter, workers: int, wanted: int, numbers: Iterator[int]) -> None:
+    """Record the episodes of these numbers, in their order, until there are enough decisions."""
     first = len(writer)
     score, tiles = 0.0, 0
     with Interruption() as stop, console.Meter("Collecting", wanted, "decisions", writer.steps) as meter:
-        function, numbers = partial(record_episode, settings), itertools.count(first)
+        function = partial(record_episode, settings)
         episodes = in_order(function, numbers, workers, prepare=use_one_thread, stopped=lambda: stop.asked)
         with closing(episodes):
             for episode in episodes:

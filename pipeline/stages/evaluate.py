@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, console
+from .. import __version__, console, distributed
 from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, write_text
 from ..config import Settings
 from ..driving import (
@@ -34,7 +34,7 @@ from ..driving import (
     open_garage,
 )
 from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS
-from ..errors import InterruptedRunError
+from ..errors import InterruptedRunError, UsageError
 from ..processes import Interruption, cores
 from ..scores import Promise, Report, Summary, compare
 from ..viewing.drive_film import FPS, film_drive, pick
@@ -52,7 +52,7 @@ def evaluate(
     workers: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Report:
-    """Drive published tracks and report the scores.
+    """Drive published tracks and report the scores. Several processes share the tracks, and the first one reports.
 
     Writes `evaluation/evaluation.json`, and `evaluation/drive.mp4` where a video is asked for. What an earlier
     evaluation found there is kept under another name, unless it is just the same.
@@ -70,6 +70,7 @@ def evaluate(
 
     Raises:
         StageError: the world model or the policy is missing, damaged or stale.
+        UsageError: there are more processes than tracks.
         InterruptedRunError: after Ctrl-C.
         DreamerError: a worker was killed, or nothing here encodes a film.
     """
@@ -77,7 +78,10 @@ def evaluate(
     garage = open_garage(run, seed=settings.seed, stochastic=stochastic, device=device)
     agent_of(garage)  # finds fault with the weights before any work
     tracks = (REPORT_TRACKS if settings.evaluate.list == "report" else SELECTION_TRACKS)[: settings.evaluate.tracks]
-    workers = min(workers or cores(), len(tracks) * len(DRIVERS))
+    if distributed.size() > len(tracks):
+        raise UsageError(f"evaluate.tracks = {len(tracks)} are not enough for {distributed.size()} processes")
+    own = tracks[distributed.rank() :: distributed.size()]
+    workers = min(workers or cores(), len(own) * len(DRIVERS))
     question = {
         "list": settings.evaluate.list,
         "tracks": list(tracks),
@@ -86,8 +90,10 @@ def evaluate(
         "world": garage.world,
         "policy": garage.policy,
     }
-    report = make_report(question, _drive(garage, tracks, workers))
+    report = make_report(question, _of_all_processes(_drive(garage, own, workers)))
     show(report)
+    if not distributed.is_first():
+        return report
     facts = {"seconds": round(time.monotonic() - started, 1), "workers": workers, **_here(garage)}
     _save(report, settings, run.evaluation, facts)
     if video:
@@ -110,6 +116,13 @@ def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, lis
         if len(drives[DRIVERS[-1]]) < len(tracks):
             raise InterruptedRunError("Stopped; nothing is written before all tracks are driven")
     return drives
+
+
+def _of_all_processes(drives: dict[str, list[Drive]]) -> dict[str, list[Drive]]:
+    """The drives of all processes, of which number r of R has every R-th from r on, in the order of the tracks."""
+    parts = distributed.everyone(drives)
+    rows = {driver: itertools.zip_longest(*(part[driver] for part in parts)) for driver in drives}
+    return {driver: [one for row in many for one in row if one is not None] for driver, many in rows.items()}
 
 
 def make_report(question: dict[str, Any], drives: Mapping[str, Sequence[Drive]]) -> Report:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from .. import console
+from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash
 from ..config import STAGE_SECTIONS, Settings
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows
-from ..learning.encoding import EncodedData, encode
-from ..learning.fitting import Plan, fit, planned_updates
+from ..errors import UsageError
+from ..learning.encoding import EncodedData, encode, episodes_that_fit
+from ..learning.fitting import Plan, begin, fit, planned_updates
 from ..learning.policy_learner import PolicyLearner
 from ..learning.precision import resolve_precision
 from ..models.actor_critic import Actor
@@ -44,7 +45,7 @@ def fit_policy(
     """Fit the actor and the critic of a run, or go on with them.
 
     Args:
-        settings: `seed` and `policy` count.
+        settings: `seed` and `policy` count; several processes share out `policy.starts`.
         run: whose `world/` is read and whose `policy/` is written.
         data: folder of the data set that the world model was fitted to.
         device: to fit on.
@@ -55,7 +56,10 @@ def fit_policy(
         StageError: the data set or the world model is missing, damaged or stale.
         UsageError: the run was begun with other settings.
         InterruptedRunError: after Ctrl-C; all saved.
+        LostProcessError: this is one of several processes, and another one is gone.
     """
+    if settings.policy.compile and distributed.size() > 1:
+        raise UsageError("policy.compile is for one process: in several, the range of the returns is a joint one")
     with EpisodeStore.open(data) as store:
         world_manifest = run.world.require({"data": store.fingerprint})
         world = load_world(run.world.weights, device)
@@ -65,29 +69,35 @@ def fit_policy(
             update={name: getattr(fitted, name) for name in ("view", "collect", "model", "world")}
         )
         inputs = {"data": store.fingerprint, "world": world_manifest.outputs[run.world.weights.name]}
-        manifest, settings = folder.start(settings, STAGE_SECTIONS["fit-policy"], inputs, minutes=minutes, fresh=fresh)
+        sections = STAGE_SECTIONS["fit-policy"]
+        manifest, settings = begin(folder, settings, sections, inputs, minutes=minutes, fresh=fresh)
         if manifest.complete and manifest.done >= settings.policy.updates:
             console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
             return manifest
-        settings = settings.with_value("policy.precision", resolve_precision(settings.policy.precision, device))
+        precision = distributed.once(lambda: resolve_precision(settings.policy.precision, device))
+        settings = settings.with_value("policy.precision", precision)
         encoded = encode_data(world, store, settings)
     if minutes is not None and not manifest.done:
         planned = planned_updates(_learner(settings, world, encoded), minutes, settings.seed)
         settings = settings.with_value("policy.updates", planned)
-    folder.write_settings(settings)
+    if distributed.is_first():
+        folder.write_settings(settings)
     learner = _learner(settings, world, encoded)
     plan = Plan("Fitting the policy", settings.policy.updates, settings.policy.save_every, settings.seed, _SHOWN)
     manifest = fit(learner, plan, folder, manifest)
-    save_actor(folder.weights, learner.acting, settings.policy, inputs["world"])
-    return _finish(folder, manifest)
+    return distributed.once(lambda: _finish(learner, settings, folder, manifest))
 
 
 def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> EncodedData:
-    """The states of all episodes; the same however often the run is resumed."""
-    seed_torch(settings.seed, Stream.ENCODING)
+    """The states of the episodes, or of as many as fit; the same in every process, however often the run is resumed."""
     policy = settings.policy
+    episodes = episodes_that_fit(store.lengths, world.model, policy.states_gib, settings.seed)
+    if len(episodes) < len(store):
+        share = f"{len(episodes)} of {len(store)} episodes, drawn at random"
+        console.say(f"Trajectories start from {share}: policy.states_gib = {policy.states_gib:g} holds no more states")
+    seed_torch(settings.seed, Stream.ENCODING)
     with_rows = policy.replay_scale > 0
-    windows = Windows(store, range(len(store)), policy.replay_length if with_rows else 2, settings.world.memory_gib)
+    windows = Windows(store, episodes, policy.replay_length if with_rows else 2, settings.world.memory_gib)
     return encode(world.model, windows, policy.precision, with_rows=with_rows)
 
 
@@ -101,8 +111,9 @@ def _learner(settings: Settings, world: LoadedWorld, encoded: EncodedData) -> Po
     return PolicyLearner(world.model, encoded.states, actor.to(world.model.device), policy, encoded.rows)
 
 
-def _finish(folder: StageFolder, manifest: Manifest) -> Manifest:
-    """Draw the curves, and write the manifest that calls them and the weights complete."""
+def _finish(learner: PolicyLearner, settings: Settings, folder: StageFolder, manifest: Manifest) -> Manifest:
+    """Write the actor and the curves, and the manifest that calls them complete."""
+    save_actor(folder.weights, learner.acting, settings.policy, manifest.inputs["world"])
     lines = console.read_lines(folder.metrics)
     draw_curves(lines, folder.path / "curves.png", "Actor and critic, in imagination", _PANELS)
     manifest = replace(manifest, outputs={folder.weights.name: file_hash(folder.weights)}, complete=True)

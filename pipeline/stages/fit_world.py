@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from .. import console
+from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash
 from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings
+from ..devices import room_for_data
 from ..episodes.store import EpisodeStore
-from ..episodes.windows import Windows, split
-from ..learning.fitting import Plan, fit, planned_updates
+from ..episodes.windows import DeviceWindows, Windows, place, split
+from ..learning.fitting import Plan, begin, fit, planned_updates
 from ..learning.precision import resolve_precision
 from ..learning.world_learner import CONTEXT, HORIZONS, WorldLearner
 from ..models.checkpoints import Interface, build_world, save_world
@@ -42,7 +43,7 @@ def fit_world(
     """Fit the world model of a run, or go on with it.
 
     Args:
-        settings: `seed`, `model` and `world` count.
+        settings: `seed`, `model` and `world` count; several processes share out `world.batch`.
         run: where `world/` is written.
         data: folder of the data set.
         device: to fit on.
@@ -53,26 +54,28 @@ def fit_world(
         StageError: the data set is missing, damaged, or another one than this run was begun with.
         UsageError: the run was begun with other settings.
         InterruptedRunError: after Ctrl-C; all saved.
+        LostProcessError: this is one of several processes, and another one is gone.
     """
     with EpisodeStore.open(data) as store:
         settings = settings.model_copy(update=recorded_sections(store, settings))
-        folder, windows = run.world, _windows(settings, store)  # before --fresh: what cannot be read replaces nothing
-        manifest, settings = folder.start(
-            settings, STAGE_SECTIONS["fit-world"], {"data": store.fingerprint}, minutes=minutes, fresh=fresh
-        )
+        folder, windows = run.world, _windows(settings, store, device)  # before --fresh: bad data replace nothing
+        inputs, sections = {"data": store.fingerprint}, STAGE_SECTIONS["fit-world"]
+        manifest, settings = begin(folder, settings, sections, inputs, minutes=minutes, fresh=fresh)
         if manifest.complete and manifest.done >= settings.world.updates:
             console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
             return manifest
         manifest = replace(manifest, facts={**manifest.facts, "data": data.name})
-        settings = settings.with_value("world.precision", resolve_precision(settings.world.precision, device))
+        precision = distributed.once(lambda: resolve_precision(settings.world.precision, device))
+        settings = settings.with_value("world.precision", precision)
         if minutes is not None and not manifest.done:
             planned = planned_updates(_learner(settings, store, windows, device), minutes, settings.seed)
             settings = settings.with_value("world.updates", planned)
-        folder.write_settings(settings)
+        if distributed.is_first():
+            folder.write_settings(settings)
         learner = _learner(settings, store, windows, device)
         plan = Plan("Fitting the world", settings.world.updates, settings.world.save_every, settings.seed, _SHOWN)
         manifest = fit(learner, plan, folder, manifest)
-        return _finish(learner, folder, manifest, interface_of(store))
+        return distributed.once(lambda: _finish(learner, folder, manifest, interface_of(store)))
 
 
 def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Section]:
@@ -93,18 +96,19 @@ def interface_of(store: EpisodeStore) -> Interface:
     return Interface(view.settings, view.action_low, view.action_high)
 
 
-def _windows(settings: Settings, store: EpisodeStore) -> tuple[Windows, Windows]:
-    """What to learn from, and what to hold out."""
+def _windows(settings: Settings, store: EpisodeStore, device: torch.device) -> tuple[Windows | DeviceWindows, Windows]:
+    """What to learn from, as near to the device as it fits, and what to hold out."""
     train, held_out = split(len(store), settings.world.validation_share, settings.seed)
-    budget = settings.world.memory_gib
-    return (
-        Windows(store, train, settings.world.length, budget),
-        Windows(store, held_out, CONTEXT + max(HORIZONS), budget),
-    )
+    budget, share = settings.world.memory_gib, distributed.rows(settings.world.batch, "world.batch")
+    windows = Windows(store, train, settings.world.length, budget, share)
+    placed = place(windows, device, room_for_data(device))
+    if isinstance(placed, DeviceWindows):
+        console.say(f"The data set lies on {device}, where it takes {windows.memory_bytes / 2**30:.1f} GiB")
+    return placed, Windows(store, held_out, CONTEXT + max(HORIZONS), budget)
 
 
 def _learner(
-    settings: Settings, store: EpisodeStore, windows: tuple[Windows, Windows], device: torch.device
+    settings: Settings, store: EpisodeStore, windows: tuple[Windows | DeviceWindows, Windows], device: torch.device
 ) -> WorldLearner:
     """A learner with the weights that the seed gives."""
     seed_torch(settings.seed, Stream.WORLD_WEIGHTS)

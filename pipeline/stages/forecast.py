@@ -238,8 +238,8 @@ def fit_policy(
     work, seconds = _fitting(learner, settings, "policy", begun, minutes)
     bytes_of_z = 1 if settings.model.latent == "categorical" else 4
     state = 4 * model.dynamics.deter_width + bytes_of_z * model.dynamics.stoch_width
-    states = decisions * state / 2**30
-    encoding = _frames_gib(settings) + 2 * states + _ENCODING_GIB  # twice: in pieces, and put together
+    states = min(decisions * state / 2**30, policy.states_gib)
+    encoding = _frames_gib(settings) + states + _ENCODING_GIB
     return Forecast(
         "dreamer fit-policy",
         settings.section_values(STAGE_SECTIONS["fit-policy"]),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.episodes.episode import Batch, Episode
 from pipeline.episodes.store import EpisodeStore
-from pipeline.episodes.windows import BlankWindows, Windows, split
+from pipeline.episodes.windows import BlankWindows, DeviceWindows, Windows, place, split
 from pipeline.errors import StageError
 
 MakeEpisode = Callable[..., Episode]
@@ -98,6 +98,43 @@ def test_memory_and_disk_give_the_same(store: EpisodeStore) -> None:
     assert all(equal(one, other) for one, other in zip(*batches, strict=True))
     wholes = [Windows(store, range(6), 9, memory).episode_batch([4, 0, 2])[0] for memory in (MEMORY, DISK)]
     assert equal(*wholes)
+
+
+@pytest.mark.parametrize("memory", [MEMORY, DISK])
+def test_shares_make_the_whole_batch(store: EpisodeStore, memory: float) -> None:
+    def batches(share: slice) -> list[Batch]:
+        return list(Windows(store, range(6), 9, memory, share).batches(3, 0, 4, 6))
+
+    for whole, *parts in zip(batches(slice(None)), batches(slice(0, 2)), batches(slice(2, 6)), strict=True):
+        assert [len(part.reward) for part in parts] == [2, 4]
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(whole)}
+        assert equal(Batch(**joined), whole)
+
+
+@pytest.mark.parametrize("share", [slice(None), slice(1, 3)])
+def test_a_stream_on_a_device_gives_the_same_windows(store: EpisodeStore, share: slice) -> None:
+    windows = Windows(store, range(6), 9, MEMORY, share)
+    placed = place(windows, torch.device("cpu"), free=windows.memory_bytes)
+    assert isinstance(placed, DeviceWindows)
+    pairs = zip(windows.batches(3, 2, 12, 4), placed.batches(3, 2, 12, 4), strict=True)
+    assert all(equal(one, other) for one, other in pairs)
+    one, other = (source.sample(np.random.default_rng(0), 7) for source in (windows, placed))
+    assert equal(one, other) and one.observation.stride() == other.observation.stride()
+
+
+def test_what_does_not_fit_on_a_gpu_is_sent_from_pinned_memory(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    memory, disk = (Windows(store, range(6), 9, budget) for budget in (MEMORY, DISK))
+    assert place(memory, torch.device("cuda"), free=memory.memory_bytes - 1) is memory
+    assert place(disk, torch.device("cuda"), free=2**40) is disk
+    assert place(Windows(store, range(6), 9, MEMORY), torch.device("cpu"), free=0).pinned is False  # type: ignore[union-attr]
+    for windows in (memory, disk):
+        pinned.clear()
+        (batch,) = windows.batches(0, 0, 1, 4)
+        assert all(any(tensor is part for part in pinned) for tensor in vars(batch).values())
 
 
 @given(st.integers(0, 8), st.integers(0, 8))

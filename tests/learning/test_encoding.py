@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.config import ModelSettings, ViewSettings
 from pipeline.episodes.episode import Batch
-from pipeline.learning.encoding import EncodedData, encode
+from pipeline.learning.encoding import EncodedData, encode, episodes_that_fit
 from pipeline.models.checkpoints import Interface, build_world
 
 SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, ensemble=2, ensemble_units=4)
@@ -69,3 +70,19 @@ def test_gaussian_states_keep_their_numbers() -> None:
     assert encoded.states.stoch.dtype == torch.float32
     assert encoded.states.stoch.shape == (5, 5)
     assert (encoded.states.stoch % 1).all()
+
+
+@pytest.mark.parametrize(("latent", "bytes_of_a_state"), [("categorical", 4 * 8 + 2 * 4), ("gaussian", 4 * 8 + 4 * 5)])
+def test_where_not_all_states_fit_a_random_share_of_the_episodes_is_kept(latent: str, bytes_of_a_state: int) -> None:
+    sizes = SIZES.model_copy(update={"latent": latent, "stoch": 5})
+    model = build_world(sizes, Interface(ViewSettings(), (-1.0,), (1.0,)))
+    lengths = np.arange(10, 110)
+    whole = int(lengths.sum()) * bytes_of_a_state / 2**30
+    assert episodes_that_fit(lengths, model, 1.001 * whole, 0).tolist() == list(range(100))
+    half = episodes_that_fit(lengths, model, 0.5 * whole, 0)
+    assert lengths[half].sum() <= 0.5 * lengths.sum() < lengths[half].sum() + 110
+    assert half.tolist() == sorted(set(half.tolist()))
+    assert half.min() < 20 and half.max() > 80  # from all over
+    assert half.tolist() == episodes_that_fit(lengths, model, 0.5 * whole, 0).tolist()
+    assert half.tolist() != episodes_that_fit(lengths, model, 0.5 * whole, 1).tolist()
+    assert len(episodes_that_fit(lengths, model, 1e-9, 0)) == 1

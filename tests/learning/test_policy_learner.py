@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.utils
 from torch import Tensor
 
 from pipeline.config import VARIANTS, ModelSettings, PolicySettings, Settings, ViewSettings, resolve
@@ -147,6 +151,30 @@ def fit(learner: PolicyLearner, first: int, last: int) -> list[dict[str, float]]
         torch.manual_seed(100 + index)
         metrics.append({name: value.item() for name, value in learner.update(index).items()})
     return metrics
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_update_does_not_wait_for_the_device(
+    variant: str, no_waiting: Callable[[], AbstractContextManager[object]]
+) -> None:
+    learner = learner_of(tiny(variant), False)
+    learner.update(0)  # what is made once may wait
+    with no_waiting():
+        learner.update(1)
+
+
+@pytest.mark.slow
+def test_a_compiled_update_gives_the_same_losses() -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    torch._dynamo.utils.counters.clear()
+    plain, fast = (
+        fit(learner_of(tiny("laptop", **{"policy.compile": chosen, "policy.horizon": 2}), False), 0, 3)
+        for chosen in (False, True)
+    )
+    for one, other in zip(plain, fast, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.parametrize("discrete", [False, True], ids=["continuous", "discrete"])

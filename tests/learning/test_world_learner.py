@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
 from torch import Tensor
 
 from pipeline.config import VARIANTS, ModelSettings, ViewSettings, WorldSettings, resolve
@@ -57,9 +60,9 @@ def test_open_loop_errors_compare_with_the_row_that_many_steps_behind_the_contex
 
 
 class FakeWindows:
-    """Windows of which every second one runs over the end of an episode."""
+    """Windows of which every second one runs over the end of an episode; those to learn from have `rows`."""
 
-    length = ROWS
+    length = rows = ROWS
 
     def sample(self, rng: np.random.Generator, batch: int) -> Batch:
         sample = numbered_batch(batch)
@@ -68,7 +71,8 @@ class FakeWindows:
 
     def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
         for _ in range(start, stop):
-            yield numbered_batch(batch)
+            whole = numbered_batch(batch)
+            yield Batch(**{name: part[:, : self.rows] for name, part in vars(whole).items()})
 
 
 def test_held_out_windows_lie_within_an_episode() -> None:
@@ -109,6 +113,67 @@ def test_every_variant_is_fitted_and_looked_at(variant: str, precision: str) -> 
     errors = learner.check(8, True)
     assert {"held_out/open_loop_15", "held_out/kl"} <= errors.keys()
     assert all(np.isfinite(value) for value in errors.values())
+
+
+def learner_of(variant: str, **values: object) -> WorldLearner:
+    precise = {"world.precision": "float32", **{f"world.{name}": value for name, value in values.items()}}
+    settings, windows = resolve("tiny", variant=variant, values=precise.items()), FakeWindows()
+    source: Any = windows
+    learner = WorldLearner(make_model(settings.model), settings.world, source, source, 0)
+    learner.begin(0, 4)
+    return learner
+
+
+def test_what_would_wait_is_noticed(no_waiting: Callable[[], AbstractContextManager[object]]) -> None:
+    numbers = torch.arange(3.0)
+    for waits in (lambda: numbers[1].item(), lambda: numbers[numbers > 1], lambda: bool(numbers.sum() > 1)):
+        with no_waiting(), pytest.raises(AssertionError, match="waits for the device"):
+            waits()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_update_does_not_wait_for_the_device(
+    variant: str, no_waiting: Callable[[], AbstractContextManager[object]]
+) -> None:
+    learner = learner_of(variant)
+    learner.update(0)  # what is made once may wait
+    with no_waiting():
+        learner.update(1)
+
+
+@pytest.mark.slow
+def test_a_compiled_update_gives_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    monkeypatch.setattr(FakeWindows, "rows", 3)  # the compiler unrolls the time
+    torch._dynamo.utils.counters.clear()
+    losses = []
+    for chosen in (False, True):
+        learner = learner_of("laptop", compile=chosen)
+        seeds = enumerate((5, 6, 7))
+        losses.append([float(torch.manual_seed(seed) and learner.update(index)["loss"]) for index, seed in seeds])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch._dynamo.exc
+
+    def no_compiler(function: object, **options: object) -> Callable[..., object]:
+        def fail(*_: object) -> None:
+            raise torch._dynamo.exc.InternalTorchDynamoError("no compiler\nand more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    losses = []
+    for chosen in (False, True):
+        torch.manual_seed(0)
+        losses.append(float(learner_of("laptop", compile=chosen).update(0)["loss"]))
+    assert losses[0] == losses[1]
+    assert "torch.compile failed (InternalTorchDynamoError: no compiler)" in capsys.readouterr().err
 
 
 def test_it_looks_when_it_is_time_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

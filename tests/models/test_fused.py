@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.config import resolve
+from pipeline.models import fused
 from pipeline.models.dynamics import Latent, NormedDynamics, RecurrentDynamics, make_dynamics
 
 
@@ -76,6 +80,27 @@ def test_the_default_model_is_observed_by_hand(
     other = make_dynamics(resolve("tiny", variant="v2").model, 2, 8)
     with pytest.raises(AssertionError):
         other.observe(data["embedding"], data["action"], data["first"])
+
+
+@pytest.mark.parametrize("backwards", [True, False])
+def test_nothing_stays_in_memory(dynamics: NormedDynamics, data: dict[str, Tensor], backwards: bool) -> None:
+    """Neither after the gradient nor where it is never asked for; without the garbage collector, which sees no cycle
+    that goes through a graph."""
+    alive = []
+    build = fused._Sequence.__init__
+
+    def remember(self: fused._Sequence, *args: Any) -> None:
+        alive.append(weakref.ref(self))
+        build(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused._Sequence, "__init__", remember)
+        states, logits = dynamics.observe(data["embedding"], data["action"], data["first"])
+    if backwards:
+        (states.feature.sum() + logits.sum()).backward()
+    del states, logits
+    assert len(alive) == 1
+    assert alive[0]() is None
 
 
 def test_gradients_are_those_of_finite_differences(dynamics: NormedDynamics, data: dict[str, Tensor]) -> None:

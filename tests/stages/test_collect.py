@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ import pipeline
 from pipeline import console
 from pipeline.config import Settings, resolve
 from pipeline.episodes import metadata
+from pipeline.episodes.episode import Episode
+from pipeline.episodes.recording import episode_seed, record_episode
+from pipeline.episodes.shards import Shard
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import StageError, UsageError
 from pipeline.stages.collect import collect
@@ -59,6 +64,77 @@ def test_it_does_not_depend_on_workers_or_on_how_often_it_was_extended(collected
     other = collect(resolve("tiny", values=[("collect.decisions", 60), ("seed", 1)]), name="other", root=tmp_path)
     with EpisodeStore.open(other) as others, EpisodeStore.open(part) as store:
         assert others.read(0).digest() != store.read(0).digest()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two parts of a data set, the first one larger than it need be. Shared: not to be changed."""
+    root = tmp_path_factory.mktemp("shards")
+    for decisions, shard in ((300, Shard(1, 2)), (150, Shard(2, 2))):
+        path = collect(tiny(decisions), name=NAME, root=root, workers=1, shard=shard)
+        assert path.name == f"{NAME}-{shard.number}of2"
+        with EpisodeStore.open(path) as store:
+            assert store.steps >= decisions / 2 and store.origin.shard == str(shard)
+    return root
+
+
+def test_merged_shards_are_what_one_process_collects(collected: Path, shards: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(shards, tmp_path / "data"))
+    before = {path: fingerprint(path) for path in root.iterdir()}
+    merged = collect(tiny(), name=NAME, root=root, workers=1, merge=2)
+    assert fingerprint(merged) == fingerprint(collected)
+    assert {path: fingerprint(path) for path in before} == before  # nothing is taken away
+    assert (merged / "metadata.json").read_text() == (collected / "metadata.json").read_text()
+    assert fingerprint(collect(tiny(), name=NAME, root=root, merge=2)) == fingerprint(collected)
+
+
+def test_what_the_shards_lack_is_recorded(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merging begins in the middle of what there is, and ends where a shard has no more."""
+    root = Path(shutil.copytree(shards, tmp_path / "data"))
+    with EpisodeStore.open(root / f"{NAME}-1of2") as one, EpisodeStore.open(root / f"{NAME}-2of2") as two:
+        lacking = 2 * len(two) + 1  # the first has more
+        assert len(one) > len(two)
+    collect(tiny(30), name=NAME, root=root, workers=1)
+    recorded: list[int] = []
+
+    def in_order(function: object, numbers: Iterator[int], *_: object, **__: object) -> Iterator[Episode]:
+        for number in numbers:
+            recorded.append(number)
+            yield record_episode(tiny(), number)
+
+    monkeypatch.setattr("pipeline.stages.collect.in_order", in_order)
+    merged = collect(tiny(1000), name=NAME, root=root, workers=1, merge=2)
+    assert recorded == list(range(lacking, recorded[-1] + 1))
+    with EpisodeStore.open(merged) as store:
+        assert store.steps >= 1000
+        seeds = [store.read_decisions(index).seed for index in range(len(store))]
+    assert seeds == [episode_seed(0, number) for number in range(len(seeds))]
+
+
+def test_shards_do_not_mix_with_others(shards: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(shards, tmp_path / "data"))
+    whole = collect(tiny(30), name=NAME, root=root, workers=1)
+    before = fingerprint(whole)
+    missing = f"{NAME}-1of3 holds no episodes; run `dreamer collect --data {NAME} --shard 1/3`"
+    for options in ({}, {"fresh": True}):  # what cannot be merged replaces nothing
+        with pytest.raises(StageError, match=missing):
+            collect(tiny(), name=NAME, root=root, merge=3, **options)
+    with pytest.raises(StageError, match="patience 10, not 11"):
+        collect(tiny(patience=11), name=NAME, root=root, merge=2, fresh=True)
+    assert fingerprint(whole) == before
+    with pytest.raises(StageError, match="was collected with shard '1/2', not None"):
+        collect(tiny(), name=f"{NAME}-1of2", root=root)
+    (root / f"{NAME}-1of2").rename(root / f"{NAME}-3of2")
+    (root / f"{NAME}-2of2").rename(root / f"{NAME}-1of2")
+    with pytest.raises(StageError, match="was collected with shard '2/2', not '1/2'"):
+        collect(tiny(), name=NAME, root=root, shard=Shard(1, 2))
+
+
+@pytest.mark.parametrize("text", ["9/8", "0/8", "2", "2/", "a/b", "2/8/9", "-1/8"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"such as 2/8, not '{text}'"):
+        Shard.parse(text)
+    assert str(Shard.parse("2/8")) == "2/8"
 
 
 def test_the_same_command_again_adds_nothing(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import console
+from pipeline import console, distributed
 from pipeline.artifacts import Run, file_hash
 from pipeline.config import Settings, resolve
 from pipeline.driving import POLICY, RANDOM, STRAIGHT, Drive, Garage, Job, drive, one_thread
-from pipeline.errors import InterruptedRunError, StageError
+from pipeline.errors import InterruptedRunError, StageError, UsageError
 from pipeline.scores import EpisodeScore, Promise, Report
 from pipeline.stages import evaluate as stage
 from pipeline.stages.evaluate import evaluate, make_report, show
@@ -68,6 +68,31 @@ def test_scores_do_not_depend_on_the_number_of_workers(run: Run) -> None:
     assert not list(run.evaluation.path.glob("evaluation-*"))  # the same again is kept once
     scores = [[one["score"] for one in first["drives"][driver]["episodes"]] for driver in (POLICY, RANDOM, STRAIGHT)]
     assert len({score for row in scores for score in row}) == 3
+
+
+def test_several_processes_share_the_tracks_and_the_first_reports(
+    run: Run, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(settings(tracks=5), run=run)
+    alone = content(run)
+    shutil.rmtree(run.evaluation.path)
+    kept: dict[int, Any] = {}
+    monkeypatch.setattr(distributed, "_size", 3)
+    for rank in (1, 2, 0):  # the first one last, when the others have driven
+        monkeypatch.setattr(distributed, "_rank", rank)
+        monkeypatch.setattr(distributed, "everyone", lambda own, rank=rank: kept.update({rank: own}) or _all(kept))
+        report = evaluate(settings(tracks=5), run=run)
+        assert run.evaluation.path.exists() == (rank == 0)
+    assert [len(part[POLICY]) for part in _all(kept)] == [2, 2, 1]
+    together = content(run)
+    assert {**together, "facts": None} == {**alone, "facts": None}
+    assert [one.track for one in report.scores[RANDOM]] == alone["question"]["tracks"]
+    with pytest.raises(UsageError, match=r"evaluate\.tracks = 2 are not enough for 3 processes"):
+        evaluate(settings(tracks=2), run=run)
+
+
+def _all(kept: dict[int, Any]) -> list[Any]:
+    return [kept.get(rank, dict.fromkeys((POLICY, RANDOM, STRAIGHT), ())) for rank in range(3)]
 
 
 @pytest.mark.slow

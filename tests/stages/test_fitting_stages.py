@@ -140,6 +140,39 @@ def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_run(
     assert console.read_lines(one.metrics) == console.read_lines(two.metrics)
 
 
+def test_a_data_set_larger_than_memory_is_read_from_disk_with_the_same_result(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    other = Run(tmp_path / "small")
+    fit_world(TINY.with_value("world.memory_gib", 1e-6), run=other, data=data, device=CPU)
+    assert console.read_lines(other.world.metrics) == console.read_lines(run.world.metrics)
+    assert file_hash(other.world.weights) == file_hash(run.world.weights)
+
+
+def test_data_on_the_device_give_the_same_result(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.stages.fit_world.room_for_data", lambda device: 2**30)
+    other = Run(tmp_path / "placed")
+    fit_world(TINY, run=other, data=data, device=CPU)
+    assert "The data set lies on cpu" in capsys.readouterr().out
+    assert console.read_lines(other.world.metrics) == console.read_lines(run.world.metrics)
+    assert file_hash(other.world.weights) == file_hash(run.world.weights)
+
+
+def test_where_not_all_states_fit_the_policy_starts_from_some_episodes_and_says_so(
+    run: Run, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run.world.path, tmp_path / "small" / "world")
+    rows_of_three_episodes, bytes_of_a_state = 3 * 31, 4 * 16 + 4 * 4
+    settings = TINY.with_value("policy.states_gib", rows_of_three_episodes * bytes_of_a_state / 2**30)
+    with EpisodeStore.open(data) as store:
+        encoded = fit_policy_stage.encode_data(load_world(run.world.weights), store, settings)
+        assert 2 * 25 < len(encoded.states.deter) <= rows_of_three_episodes < store.steps
+    assert fit_policy(settings, run=Run(tmp_path / "small"), data=data, device=CPU).complete
+    assert "start from 3 of 6 episodes, drawn at random: policy.states_gib" in capsys.readouterr().out
+
+
 def test_seeds_differ(run: Run, data: Path, tmp_path: Path) -> None:
     other = Run(tmp_path / "other")
     fit_world(TINY.with_value("seed", 1), run=other, data=data, device=CPU)

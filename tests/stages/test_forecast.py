@@ -130,14 +130,15 @@ def test_every_variant_is_foreseen(tmp_path: Path, variant: str) -> None:
     [("laptop", 4 * 16 + 4 * 4), ("memoryless", 4 * 32), ("v1", 4 * 16 + 4 * 30), ("v3", 4 * 16 + 4 * 4)],
 )
 def test_memory_follows_the_states(variant: str, bytes_of_a_state: int, clock: list[Any]) -> None:
-    """Numbers of h and of a Gaussian z take four bytes, those of a one-hot z one; each state is there twice."""
+    """Numbers of h and of a Gaussian z take four bytes, those of a one-hot z one; as many are kept as may be."""
 
-    def memory(decisions: int) -> float:
-        values = [("collect.decisions", decisions), ("world.memory_gib", 1e-9)]
+    def memory(decisions: int, most: float = 100.0) -> float:
+        values = [("collect.decisions", decisions), ("world.memory_gib", 1e-9), ("policy.states_gib", most)]
         return fit_policy(resolve("tiny", values=values, variant=variant), run=None, data=None, device=CPU).memory_gib
 
     found = (memory(60_000_000) - memory(50_000_000)) * 2**30 / 10_000_000
-    assert found == pytest.approx(2 * bytes_of_a_state)
+    assert found == pytest.approx(bytes_of_a_state)
+    assert memory(60_000_000, 2.0) == memory(50_000_000, 2.0) == pytest.approx(memory(50_000_000, 1.0) + 1)
 
 
 def test_discrete_actions_are_foreseen(tmp_path: Path, tiny_run: Run) -> None:
