@@ -1,7 +1,7 @@
 """Whole drives in the real environment: by the agent and by drivers that need no learning, in worker processes.
 
-A drive depends on its driver, its track and the seed alone: each begins with a fresh simulator and with random
-numbers of its own, and computes on one thread. So it comes out the same in every process and in any company.
+A drive depends on its driver, its track and the seed alone: each begins with a simulator as good as new and with
+random numbers of its own, and computes on one thread. So it comes out the same in every process and in any company.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .agent import Agent, load_agent
 from .artifacts import Run
 from .envs.actions import GAS, Action
 from .envs.random_policies import make_policy
-from .envs.view import AgentView, Step
+from .envs.view import AgentView, Step, kept_view
 from .learning.imagination import Dream, imagine
 from .models.dynamics import Latent
 from .processes import in_order
@@ -170,24 +170,27 @@ def score_of(view: AgentView, track: int, rewards: Sequence[float], last: Step) 
 
 
 def drive(garage: Garage, job: Job) -> Drive:
-    """Do one drive; where the policy drives, also ask the dream what it expects once the camera has zoomed in."""
+    """Do one drive; where the policy drives, also ask the dream what it expects once the camera has zoomed in.
+
+    The other drivers look at nothing, and nothing is drawn for them.
+    """
     settings = agent_of(garage).world.interface.view
     dream_start = -(-_ZOOM_STEPS // settings.action_repeat)
     rewards: list[float] = []
     start: Latent | None = None
-    with AgentView(**settings.model_dump()) as view:
-        for index, decision in enumerate(decisions(view, make_driver(garage, job), job.track)):
-            if job.driver == POLICY and index == dream_start:
-                start = agent_of(garage).latent
-            rewards.append(decision.step.reward)
-        score = score_of(view, job.track, rewards, decision.step)
+    view = kept_view(**settings.model_dump(), pictures=job.driver == POLICY)
+    for index, decision in enumerate(decisions(view, make_driver(garage, job), job.track)):
+        if job.driver == POLICY and index == dream_start:
+            start = agent_of(garage).latent
+        rewards.append(decision.step.reward)
+    score = score_of(view, job.track, rewards, decision.step)
     if start is None:
         return Drive(score, tuple(rewards))
     seed_torch(garage.seed, Stream.DREAM, job.track)
     return Drive(score, tuple(rewards), dream_start, tuple(dreamt_rewards(agent_of(garage), start, garage.discount)))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def dreamt_rewards(agent: Agent, start: Latent, discount: float = 1.0) -> list[float]:
     """Rewards that the world model expects of the next `HORIZONS[-1]` decisions of the policy.
 
@@ -199,13 +202,13 @@ def dreamt_rewards(agent: Agent, start: Latent, discount: float = 1.0) -> list[f
         start: one state, (1, ...).
         discount: that the continue head holds; what is promised is not discounted.
     """
-    dream = Dream(agent.world.model)
+    model = agent.world.model
     starts = start[[0] * DREAM_SAMPLES]
-    trajectory = imagine(dream, agent.actor, starts, HORIZONS[-1], sample=agent.stochastic)
-    outcomes = dream.outcomes(trajectory.latents[1:])  # (H, N)
-    goes_on = (outcomes.goes_on / discount).clamp_max(1)
+    trajectory = imagine(Dream(model), agent.actor, starts, HORIZONS[-1], sample=agent.stochastic)
+    feature = trajectory.latents[1:].feature  # (H, N, F)
+    goes_on = (model.goes_on(feature).mean / discount).clamp_max(1)  # (H, N)
     alive = torch.cat([torch.ones_like(goes_on[:1]), goes_on[:-1]]).cumprod(0)
-    expected: list[float] = (alive * outcomes.reward).mean(1).tolist()
+    expected: list[float] = (alive * model.reward(feature).mean).mean(1).tolist()
     return expected
 
 

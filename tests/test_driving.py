@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,11 +25,13 @@ from pipeline.driving import (
     make_driver,
     one_thread,
     open_garage,
+    score_of,
 )
 from pipeline.envs.actions import GAS
+from pipeline.envs.fast_car_racing import FastCarRacing
 from pipeline.envs.view import AgentView
-from pipeline.learning.imagination import Dream, Outcomes
 from pipeline.models.dynamics import Latent
+from pipeline.models.world_model import WorldModel
 
 JOBS = [Job(STRAIGHT, 1000), Job(POLICY, 1000), Job(STRAIGHT, 1001), Job(POLICY, 1001)]
 
@@ -92,6 +95,19 @@ def test_random_driver_differs_by_track_and_seed_alone(request: pytest.FixtureRe
     assert actions(garage, 1000) != actions(other_seed, 1000)
 
 
+@pytest.mark.parametrize("driver", [RANDOM, STRAIGHT])
+def test_drivers_who_look_at_nothing_drive_the_same_without_pictures(
+    garage: Garage, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(driver, 1001)
+    with AgentView() as view:
+        seen = [decision.step for decision in decisions(view, make_driver(garage, job), job.track)]
+        score = score_of(view, job.track, [step.reward for step in seen], seen[-1])
+    monkeypatch.setattr(FastCarRacing, "_draw_state", lambda self: pytest.fail("drawn"))
+    monkeypatch.setattr(FastCarRacing, "_first_picture", lambda self: pytest.fail("drawn"))
+    assert drive(garage, job) == Drive(score, tuple(step.reward for step in seen))
+
+
 def test_a_stochastic_drive_does_not_depend_on_what_came_before(garage: Garage) -> None:
     drawing = replace(garage, stochastic=True)
     first = drive(drawing, JOBS[1])
@@ -129,13 +145,15 @@ def test_the_dream_is_asked_once_the_camera_has_zoomed_in(garage: Garage, monkey
 def test_dreamt_rewards_count_as_far_as_the_dream_goes_on(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
     discount = 1.0
 
-    def outcomes(self: Dream, latents: Latent) -> Outcomes:
-        shape = latents.deter.shape[:-1]
-        later = torch.arange(shape[0])[:, None].expand(shape)
-        goes_on = torch.where(later == 1, 0.5, torch.where(later == 3, 0.0, 1.0))
-        return Outcomes(torch.full(shape, 2.0), discount * goes_on, torch.zeros(shape))
+    def goes_on(self: WorldModel, feature: torch.Tensor) -> SimpleNamespace:
+        later = torch.arange(len(feature))[:, None].expand(feature.shape[:-1])
+        return SimpleNamespace(mean=discount * torch.where(later == 1, 0.5, torch.where(later == 3, 0.0, 1.0)))
 
-    monkeypatch.setattr(Dream, "outcomes", outcomes)
+    def reward(self: WorldModel, feature: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(mean=torch.full(feature.shape[:-1], 2.0))
+
+    monkeypatch.setattr(WorldModel, "goes_on", goes_on)
+    monkeypatch.setattr(WorldModel, "reward", reward)
     agent = agent_of(garage)
     agent.reset()
     agent.act(np.zeros((96, 96, 3), np.uint8))

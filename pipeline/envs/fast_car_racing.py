@@ -1,8 +1,9 @@
 """CarRacing-v3 with its pictures drawn bit for bit as gymnasium draws them, in a fraction of the time.
 
 A stock step spends 97 % of its time on the picture: it rotates 700 polygons of which some 40 can be seen,
-and opens a font file to write the score. `FastCarRacing` replaces that drawing alone. Physics, rewards,
-flags, info and random numbers are gymnasium's own code, untouched. Two things make it fast:
+and opens a font file to write the score. `FastCarRacing` replaces that drawing, and by `FastCar` the car's own
+arithmetic. Tracks, collisions, rewards, flags, info and random numbers are gymnasium's own code, untouched.
+Two things make it fast:
 
 1. A step whose picture nobody looks at (`step(action, draw=False)`) draws none.
 2. A picture that is looked at takes the short cuts below, none of which changes a pixel.
@@ -14,11 +15,11 @@ How a picture comes about, and why each short cut is exact. The numbers are rows
                  bar rows 700-799 -> shrink x -------+-> 96x800 -> shrink y to 96x96
 
 - *Only what is seen is drawn.* Scene rows 0-99 end under the bar. Polygons are culled by their bounding
-  circles, with a margin, so a wrongly kept one is drawn off the picture and a wrongly dropped one cannot be.
-- *The rest is drawn by the same calls on a surface of the same size.* Vertices go through pygame's own
-  `rotate_rad` and the same double arithmetic. The surface is whole since SDL_gfx clips a line before it
-  draws it: on a smaller surface the anti-aliasing of a clipped line would differ.
-- *The background is filled* where the playfield covers the whole window.
+  boxes, with a margin, so a wrongly kept one is drawn off the picture and a wrongly dropped one cannot be.
+- *All vertices are rotated at once*, with pygame's own cosine and sine and the same double arithmetic.
+- *The rest is drawn by the same calls on a surface of the same size.* The surface is whole since SDL_gfx
+  clips a line before it draws it: on a smaller surface the anti-aliasing of a clipped line would differ.
+- *The background is filled* where the playfield covers the whole window, by copies of a row.
 - *smoothscale shrinks x first, row by row, into 8-bit pixels, then y.* So rows may be shrunk in x apart and
   flipped afterwards, when they are a tenth as wide. Flipping after y would not be exact.
 - *Font and surfaces are kept*, and what is shown of a surface is painted anew.
@@ -29,20 +30,25 @@ How a picture comes about, and why each short cut is exact. The numbers are rows
 
 from __future__ import annotations
 
-import cmath
 import math
 import warnings
 from functools import cache
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
 import pygame
+from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing as stock
+from gymnasium.envs.box2d.car_dynamics import Car
 from gymnasium.envs.box2d.car_racing import CarRacing
+from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from pygame import gfxdraw
 from pygame.math import Vector2
+
+from .fast_car import FastCar
 
 TESTED_GYMNASIUM = ("1.4.0",)
 """Versions whose drawing this module reproduces. (1.3.0 writes the score with all its decimals.)"""
@@ -52,7 +58,6 @@ _METHODS = (
     "_create_track",
     "_draw_colored_polygon",
     "_render_indicators",
-    "_create_image_array",
 )
 _CONSTANTS = (
     "GRASS_DIM",
@@ -64,11 +69,20 @@ _CONSTANTS = (
     "WINDOW_W",
     "ZOOM",
 )
+_CAR_CONSTANTS = (
+    "ENGINE_POWER",
+    "FRICTION_LIMIT",
+    "SIZE",
+    "WHEEL_MOMENT_OF_INERTIA",
+    "WHEEL_R",
+    "WHEEL_W",
+    "WHEEL_WHITE",
+)
 
 _BAR = 100
 """Height of the bar, in window pixels: `5 * WINDOW_H / 40`."""
 
-_MARGIN = 16
+_MARGIN = 4
 """Window pixels by which a polygon must miss the picture to be left out. SDL_gfx strays by one or two."""
 
 _Camera = tuple[float, float, Vector2]
@@ -76,28 +90,39 @@ _Camera = tuple[float, float, Vector2]
 
 _StepResult = tuple[Any, float, bool, bool, dict[str, Any]]
 
+_BLACK = np.zeros((96, 96, 3), np.uint8)
+"""The observation where there are no pictures; read-only, since all share it."""
+_BLACK.setflags(write=False)
+
 
 class FastCarRacing(CarRacing):
     """gymnasium's `CarRacing` with exact but fast `state_pixels`, and steps that need not draw.
 
-    Takes the arguments of `CarRacing`. Pictures for `rgb_array` and `human`, of `domain_randomize=True`, and
-    those where an indicator leaves the bar are drawn by gymnasium. So is everything, after one warning a
-    process, where gymnasium is not of a tested version, lacks a private name used here, or where the first
-    picture of this environment is not what gymnasium draws.
+    Pictures for `rgb_array` and `human`, of `domain_randomize=True`, and those where an indicator leaves the
+    bar are drawn by gymnasium. So is everything, after one warning a process, where gymnasium is not of a
+    tested version, lacks a private name used here, or where the first picture of this environment is not what
+    gymnasium draws.
+
+    Args:
+        pictures: False where nobody looks at any: none is drawn and observations are black, unless everything
+            is drawn by gymnasium.
+        args, kwargs: those of `CarRacing`.
     """
 
-    car: Any  # gymnasium's, None before the first reset
+    car: Any  # None before the first reset
     surf: Any  # the surface that gymnasium's helpers draw on
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, pictures: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        EzPickle.__init__(self, *args, pictures=pictures, **kwargs)  # a pickle is these arguments
+        self._pictures = pictures
         self._wanted = True
         self._checked = False
         reason = _why_not()
         self._fast = reason is None and not self.domain_randomize
         if reason is not None:
             _warn_once(reason)
-        if self._fast:
+        if self._fast and pictures:
             self._canvas = _Canvas()
 
     def step(self, action: Any, *, draw: bool = True) -> _StepResult:
@@ -111,6 +136,8 @@ class FastCarRacing(CarRacing):
         Returns:
             Observation (96, 96, 3) uint8, reward, terminated, truncated, info, all as gymnasium's.
         """
+        if self._fast and type(self.car) is Car:  # each episode has a car of its own
+            self.car.__class__ = FastCar
         self._wanted = draw
         try:
             result: _StepResult = super().step(action)
@@ -120,13 +147,15 @@ class FastCarRacing(CarRacing):
 
     def _create_track(self) -> bool:
         done = bool(super()._create_track())
-        if done and self._fast:
+        if done and self._fast and self._pictures:
             self._scenery = _Scenery(_grass(self.grass_color) + self.road_poly)
         return done
 
     def _render(self, mode: str) -> Any:
         if not self._fast or mode != "state_pixels" or self.car is None:
             return super()._render(mode)
+        if not self._pictures:
+            return _BLACK
         if not self._checked:
             return self._first_picture()
         if not self._wanted and not self._episode_ends():
@@ -137,6 +166,7 @@ class FastCarRacing(CarRacing):
         """Draw both ways, so that a pygame that draws otherwise than expected is found out at once."""
         self._checked = True
         fast = self._draw_state()
+        self.car.__class__ = Car  # whose drawing is compared too
         exact: NDArray[np.uint8] = super()._render("state_pixels")
         if not np.array_equal(fast, exact):
             self._fast = False
@@ -176,8 +206,7 @@ class FastCarRacing(CarRacing):
         text = _score_text(f"{self.reward:04.0f}")
         canvas.panel.blit(text, text.get_rect(center=(60, stock.WINDOW_H - stock.WINDOW_H * 2.5 / 40.0)))
 
-        picture: NDArray[np.uint8] = self._create_image_array(canvas.shrunk_in_x(), (stock.STATE_W, stock.STATE_H))
-        return picture
+        return canvas.picture()
 
     def _draw_background(self, camera: _Camera) -> None:
         angle, zoom, shift = camera
@@ -185,7 +214,7 @@ class FastCarRacing(CarRacing):
         reach = (math.hypot(stock.WINDOW_W / 2, stock.WINDOW_H * 3 / 4) + _MARGIN) / zoom
         x, y = self.car.hull.position
         if max(abs(x), abs(y)) + reach < stock.PLAYFIELD:
-            self._canvas.seen.fill(self.bg_color)
+            self._canvas.fill_seen(self.bg_color)
             return
         self._canvas.seen.fill((0, 0, 0))
         b = stock.PLAYFIELD
@@ -206,16 +235,23 @@ class _Canvas:
         self._bar = self.panel.subsurface((0, height - _BAR, width, _BAR))
         self._narrow_bar = self._narrow.subsurface((0, height - _BAR, stock.STATE_W, _BAR))
 
-    def shrunk_in_x(self) -> pygame.Surface:
-        """The finished window, 96 pixels wide and still 800 high."""
+    def fill_seen(self, colour: NDArray[Any]) -> None:
+        """Fill what is seen of the scene with one colour: NumPy copies a row faster than SDL fills it."""
+        row = np.full(stock.WINDOW_W, self.seen.map_rgb(colour), np.uint32)
+        pygame.surfarray.pixels2d(self.seen).T[:] = row
+
+    def picture(self) -> NDArray[np.uint8]:
+        """The finished window, shrunk: (96, 96, 3)."""
         seen = pygame.transform.smoothscale(self.seen, (stock.STATE_W, self.seen.get_height()))
         self._narrow.blit(pygame.transform.flip(seen, False, True), (0, 0))
         pygame.transform.smoothscale(self._bar, self._narrow_bar.get_size(), self._narrow_bar)
-        return self._narrow
+        small = pygame.transform.smoothscale(self._narrow, (stock.STATE_W, stock.STATE_H))
+        pixels = np.frombuffer(small.get_buffer().raw, np.uint8).reshape(stock.STATE_H, stock.STATE_W, 4)
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
 
 
 class _Scenery:
-    """Grass patches and road of one track, in drawing order, with what is needed to leave out the unseen.
+    """Grass patches and road of one track, in drawing order, all rotated at once to find out which are seen.
 
     Args:
         polygons: N pairs of four vertices (world units) and a colour. A tile's colour is an array, which
@@ -223,32 +259,35 @@ class _Scenery:
     """
 
     def __init__(self, polygons: list[tuple[Any, Any]]) -> None:
-        corners = np.array([vertices for vertices, _ in polygons], dtype=np.float64)  # (N, 4, 2)
-        points = corners[..., 0] + 1j * corners[..., 1]  # (N, 4): a complex product is a rotation
-        self._centres = points.mean(axis=1)  # (N,)
-        self._radii = np.abs(points - self._centres[:, None]).max(axis=1)  # (N,)
-        self._polygons = [([Vector2(v) for v in vertices], colour) for vertices, colour in polygons]
+        self._colours = [colour for _, colour in polygons]
+        vertices = np.array([vertices for vertices, _ in polygons], dtype=np.float64)  # (N, 4, 2)
+        x, y = vertices.transpose(2, 1, 0)  # (4, N) each: the long axis last, which NumPy is fast along
+        self._along, self._across = np.array([x, y]), np.array([-y, x])  # (2, 4, N)
 
     def draw(self, surface: pygame.Surface, camera: _Camera) -> None:
         """Draw what can be seen, as `CarRacing._draw_colored_polygon` does."""
         angle, zoom, shift = camera
-        for i in self._seen(camera):
-            vertices, colour = self._polygons[i]
-            points = [v.rotate_rad(angle) * zoom + shift for v in vertices]
+        cos, sin = Vector2(1, 0).rotate_rad(angle)  # pygame's own, to the last bit
+        pixels = self._along * cos  # (2, 4, N)
+        pixels += self._across * sin
+        pixels *= zoom
+        pixels += np.array(shift)[:, None, None]
+        seen = _seen(pixels)
+        # gfxdraw would cut off the decimals of each vertex too, one by one.
+        corners = pixels[:, :, seen].astype(np.int64).T.tolist()  # k polygons of four [x, y]
+        for i, polygon in zip(seen.tolist(), corners, strict=True):
+            colour = self._colours[i]
             rgb = colour if isinstance(colour, tuple) else [int(c) for c in colour.tolist()]
-            gfxdraw.aapolygon(surface, points, rgb)
-            gfxdraw.filled_polygon(surface, points, rgb)
+            gfxdraw.aapolygon(surface, polygon, rgb)
+            gfxdraw.filled_polygon(surface, polygon, rgb)
 
-    def _seen(self, camera: _Camera) -> list[int]:
-        """Indices of the polygons whose bounding circle comes near the rows and columns that are seen."""
-        angle, zoom, shift = camera
-        width, height = stock.WINDOW_W, stock.WINDOW_H - _BAR
-        middle = Vector2(width / 2, _BAR + height / 2)
-        off = self._centres * cmath.rect(zoom, angle) + complex(*(shift - middle))
-        reach = self._radii * zoom + _MARGIN
-        seen = (np.abs(off.real) < width / 2 + reach) & (np.abs(off.imag) < height / 2 + reach)
-        indices: list[int] = np.flatnonzero(seen).tolist()
-        return indices
+
+def _seen(pixels: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the polygons, (2, 4, N) in window pixels, whose bounding boxes come near what is seen."""
+    (left, low), (right, high) = pixels.min(axis=1), pixels.max(axis=1)  # (N,) each
+    across = (right > -_MARGIN) & (left < stock.WINDOW_W + _MARGIN)
+    upright = (high > _BAR - _MARGIN) & (low < stock.WINDOW_H + _MARGIN)
+    return np.flatnonzero(across & upright)
 
 
 def _grass(colour: NDArray[Any]) -> list[tuple[Any, Any]]:
@@ -283,6 +322,7 @@ def _why_not() -> str | None:
         return f"gymnasium {gymnasium.__version__} is untested (tested: {', '.join(TESTED_GYMNASIUM)})"
     missing = [f"CarRacing.{name}" for name in _METHODS if not hasattr(CarRacing, name)]
     missing += [name for name in _CONSTANTS if not hasattr(stock, name)]
+    missing += [name for name in _CAR_CONSTANTS if not hasattr(car_dynamics, name)]
     return f"this gymnasium has no {' and no '.join(missing)}" if missing else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import cv2
@@ -39,7 +40,8 @@ class Step:
     """What came of one decision.
 
     Attributes:
-        observation: (3, size, size) uint8, the picture after the last of the held steps.
+        observation: (3, size, size) uint8, the picture after the last of the held steps; empty, (3, 0, 0), in a
+            view without pictures.
         reward: sum over the held steps.
         terminated: the lap is finished or the car has left the playfield: there is no future reward.
         truncated: the time is up.
@@ -70,6 +72,8 @@ class AgentView:
         size: height and width of an observation, pixels.
         continuous: actions are steering, gas and brake; else they are numbers, see `ACTION_NAMES`.
         fast: draw only what is seen, with short cuts (see `fast_car_racing`); the pictures are the same.
+        pictures: False for drivers who look at none: observations are empty, (3, 0, 0), and where `fast` not even
+            drawn. All else is the same.
         film: keep large pictures too, for a video (see `film_frames`). They are drawn by gymnasium, slowly.
     """
 
@@ -80,15 +84,21 @@ class AgentView:
         size: int = 64,
         continuous: bool = True,
         fast: bool = True,
+        pictures: bool = True,
         film: bool = False,
     ) -> None:
         self._action_repeat = action_repeat
         self._size = size
         self._continuous = continuous
+        self._pictures = pictures
         self._film = film
         self._fast = fast
-        make = FastCarRacing if fast else CarRacing
-        self._env: Any = make(render_mode="rgb_array" if film else None, continuous=continuous)
+        mode = "rgb_array" if film else None
+        self._env: Any = (
+            FastCarRacing(mode, continuous=continuous, pictures=pictures)
+            if fast
+            else CarRacing(mode, continuous=continuous)
+        )
         self._steps = 0
         self._over = True
         self._frames: list[NDArray[np.uint8]] = []
@@ -97,13 +107,13 @@ class AgentView:
         """Start an episode on the track of this seed.
 
         Returns:
-            The first observation, (3, size, size) uint8.
+            The first observation, (3, size, size) uint8; empty in a view without pictures.
         """
         frame, _ = self._env.reset(seed=seed)
         self._steps = 0
         self._over = False
         self._frames = [self._env.render()] if self._film else []
-        return shrink(frame, self._size)
+        return self._observation(frame)
 
     def step(self, action: Action) -> Step:
         """Hold an action for `action_repeat` environment steps, or until the episode ends.
@@ -121,7 +131,7 @@ class AgentView:
         self._over = terminated or truncated
         car = self._env.car
         return Step(
-            observation=shrink(frame, self._size),
+            observation=self._observation(frame),
             reward=reward,
             terminated=terminated,
             truncated=truncated,
@@ -151,6 +161,9 @@ class AgentView:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _observation(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return shrink(frame, self._size) if self._pictures else np.empty((3, 0, 0), np.uint8)
+
     def _valid(self, action: Action) -> Action:
         """The action as the simulator takes it. Raises ValueError."""
         if self._continuous:
@@ -177,3 +190,12 @@ class AgentView:
             if terminated or truncated:
                 break
         return frame, total, terminated, truncated, info
+
+
+@cache
+def kept_view(*, action_repeat: int, size: int, continuous: bool, pictures: bool = True) -> AgentView:
+    """The view of these settings, made once in a process and never closed: a reset leaves nothing of what was before.
+
+    What Box2D holds for an environment is not all given back when it goes.
+    """
+    return AgentView(action_repeat=action_repeat, size=size, continuous=continuous, pictures=pictures)

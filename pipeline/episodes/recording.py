@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +10,7 @@ from ..config import Settings
 from ..envs.actions import Action
 from ..envs.random_policies import RandomPolicy, make_policy
 from ..envs.tracks import episode_seed
-from ..envs.view import AgentView
+from ..envs.view import AgentView, kept_view
 from ..randomness import Stream, numpy_stream
 from .episode import INFO_TYPES, Episode
 
@@ -27,7 +25,7 @@ def record_episode(settings: Settings, number: int) -> Episode:
     Returns:
         The episode; the same for the same arguments, in whatever process.
     """
-    view = _view(**settings.view.model_dump())
+    view = kept_view(**settings.view.model_dump())
     rng = numpy_stream(settings.seed, Stream.RANDOM_POLICY, number)
     policy = make_policy(settings.collect.policy, rng, continuous=settings.view.continuous)
     seed = episode_seed(settings.seed, number)
@@ -37,12 +35,6 @@ def record_episode(settings: Settings, number: int) -> Episode:
 def use_one_thread() -> None:
     """Keep a worker process to one thread: the workers are what runs in parallel."""
     cv2.setNumThreads(1)
-
-
-@cache
-def _view(action_repeat: int, size: int, continuous: bool) -> AgentView:
-    """The environment, made once in a process: a reset leaves nothing of the episode before."""
-    return AgentView(action_repeat=action_repeat, size=size, continuous=continuous)
 
 
 def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, limit: int) -> Episode:

@@ -103,7 +103,7 @@ def evaluate(
 
 def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, list[Drive]]:
     """All drives, by driver and in the order of the tracks."""
-    jobs = [Job(driver, track) for track in tracks for driver in DRIVERS]
+    jobs = [Job(driver, track) for driver in DRIVERS for track in tracks]  # short ones last: the workers end together
     drives: dict[str, list[Drive]] = {driver: [] for driver in DRIVERS}
     with (
         Interruption() as interruption,
@@ -113,7 +113,7 @@ def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, lis
         for index, drive in enumerate(done):
             drives[jobs[index].driver].append(drive)
             meter.advance_to(index + 1, {"mean score": float(np.mean([one.score.score for one in drives[POLICY]]))})
-        if len(drives[DRIVERS[-1]]) < len(tracks):
+        if sum(map(len, drives.values())) < len(jobs):
             raise InterruptedRunError("Stopped; nothing is written before all tracks are driven")
     return drives
 

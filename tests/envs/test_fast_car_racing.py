@@ -9,9 +9,12 @@ import gymnasium
 import numpy as np
 import pygame
 import pytest
+from gymnasium.envs.box2d import car_dynamics, car_racing
+from gymnasium.envs.box2d.car_dynamics import Car
 from gymnasium.envs.box2d.car_racing import PLAYFIELD, CarRacing
 
 from pipeline.envs import fast_car_racing
+from pipeline.envs.fast_car import FastCar
 from pipeline.envs.fast_car_racing import FastCarRacing
 
 STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
@@ -157,6 +160,18 @@ def test_the_last_picture_of_a_lap_is_drawn_unasked(pair: Pair, ending: str) -> 
     assert 10 < step < 99
 
 
+def test_without_pictures_there_is_a_black_one(pair: Pair) -> None:
+    blind = pickle.loads(pickle.dumps(FastCarRacing(pictures=False)))
+    pair.reset(3)
+    first, _ = blind.reset(seed=3)
+    assert first.shape == (96, 96, 3) and not first.any()
+    for _ in range(20):
+        expected = pair.stock.step(STRAIGHT)
+        state, *found = blind.step(STRAIGHT)
+        assert tuple(found) == expected[1:]
+        assert state is first
+
+
 def test_pictures_for_people_are_gymnasiums(pair: Pair) -> None:
     both = Pair(render_mode="rgb_array")
     both.reset(1)
@@ -202,10 +217,15 @@ def test_an_untested_gymnasium_draws_itself_after_one_warning(monkeypatch: pytes
     _assert_all_is_gymnasiums(env)
 
 
-def test_a_missing_private_name_draws_itself_after_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name"), [(CarRacing, "_render_indicators"), (car_racing, "GRASS_DIM"), (car_dynamics, "WHEEL_WHITE")]
+)
+def test_a_missing_private_name_draws_itself_after_a_warning(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
     with monkeypatch.context() as patch:
-        patch.delattr(CarRacing, "_render_indicators")
-        with pytest.warns(UserWarning, match=r"no CarRacing\._render_indicators"):
+        patch.delattr(owner, name)
+        with pytest.warns(UserWarning, match=f"this gymnasium has no .*{name}"):
             env = FastCarRacing()
     _assert_all_is_gymnasiums(env)
 
@@ -215,6 +235,14 @@ def test_a_first_picture_that_differs_is_found_out(monkeypatch: pytest.MonkeyPat
     env = FastCarRacing()
     with pytest.warns(UserWarning, match="draws otherwise than expected"):
         _assert_all_is_gymnasiums(env)
+
+
+def test_a_car_drawn_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastCar, "draw", lambda *_: None)
+    env = FastCarRacing()
+    with pytest.warns(UserWarning, match="draws otherwise than expected"):
+        _assert_all_is_gymnasiums(env)
+    assert type(env.car) is Car
 
 
 def test_no_warning_where_all_is_as_tested() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import gymnasium
@@ -140,6 +141,49 @@ def test_stock_drawing_gives_the_same_steps() -> None:
         np.testing.assert_array_equal(plain.reset(8), fast.reset(8))
         for _ in range(5):
             assert_same(fast.step(STRAIGHT), plain.step(STRAIGHT))
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_without_pictures_all_else_is_the_same(continuous: bool) -> None:
+    """To the end of drives that leave the playfield, and of one that is cut off."""
+    policy = make_policy("smooth", np.random.default_rng(1), continuous=continuous)
+    with AgentView(continuous=continuous) as seeing, AgentView(continuous=continuous, pictures=False) as blind:
+        for seed in range(3):
+            seeing.reset(seed)
+            assert blind.reset(seed).shape == (3, 0, 0)
+            seeing._steps = blind._steps = 700 * (seed == 2)  # not to wait for it
+            over = False
+            while not over:
+                action = policy() if seed == 2 else STRAIGHT if continuous else GAS
+                one, other = seeing.step(action), blind.step(action)
+                assert replace(one, observation=other.observation) == other
+                assert other.observation.shape == (3, 0, 0)
+                over = one.terminated or one.truncated
+            assert blind.track_tiles == seeing.track_tiles
+            assert one.truncated == (seed == 2)
+
+
+def test_without_pictures_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("aapolygon", "filled_polygon"):
+        monkeypatch.setattr("pygame.gfxdraw." + name, lambda *_: pytest.fail("drawn"))
+    with AgentView(pictures=False) as view:
+        view.reset(0)
+        while not view.step(STRAIGHT).terminated:
+            pass
+
+
+def test_a_film_needs_no_pictures_for_the_agent() -> None:
+    with AgentView(film=True) as seeing, AgentView(film=True, pictures=False) as blind:
+        seeing.reset(6)
+        blind.reset(6)
+        seeing.step(STRAIGHT)
+        blind.step(STRAIGHT)
+        np.testing.assert_array_equal(seeing.film_frames, blind.film_frames)
+
+
+def test_stock_drawing_without_pictures_shows_none() -> None:
+    with AgentView(fast=False, pictures=False) as view:
+        assert view.reset(0).shape == (3, 0, 0)
 
 
 def test_actions_are_clipped() -> None:
