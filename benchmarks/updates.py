@@ -41,7 +41,8 @@ CPU = torch.device("cpu")
 
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalise the channels of maps (N, C, height, width)."""
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+    normed: Tensor = norm(x.permute(0, 2, 3, 1))
+    return normed.permute(0, 3, 1, 2).contiguous()
 
 
 class PlainEncoder(PatchEncoder):
@@ -54,7 +55,8 @@ class PlainEncoder(PatchEncoder):
         x = self.activation(_normed(self.norms[0], x))
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
             x = self.activation(_normed(norm, convolution(x)))
-        return x.permute(0, 2, 3, 1).flatten(1)
+        flat: Tensor = x.permute(0, 2, 3, 1).flatten(1)
+        return flat
 
 
 class PlainDecoder(PatchDecoder):
@@ -98,7 +100,8 @@ class PlainEnsemble(PriorEnsemble):
         parts = zip(self.hidden.weight.chunk(len(self.out)), self.hidden.bias.chunk(len(self.out)), strict=True)
         hidden = [F.silu(F.linear(deter, weight, bias)) for weight, bias in parts]
         logits = [x @ out + bias for x, out, bias in zip(hidden, self.out, self.bias, strict=True)]
-        return torch.stack(logits).unflatten(-1, self.shape)
+        shaped: Tensor = torch.stack(logits).unflatten(-1, self.shape)
+        return shaped
 
 
 class PlainDream(Dream):
@@ -112,7 +115,8 @@ class PlainDream(Dream):
 
 def plainly(model: WorldModel) -> WorldModel:
     """The same model, with the same weights, written plainly."""
-    plain = deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = deepcopy(model)
+    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     parts = {plain.encoder: PlainEncoder, plain.decoder: PlainDecoder, plain.dynamics: PlainDynamics}
     for part, kind in (parts | {plain.ensemble: PlainEnsemble}).items():
         part.__class__ = kind
