@@ -105,10 +105,14 @@ def test_the_state_is_that_of_training(
     agent = load_agent(request.getfixturevalue(fixture).root, stochastic=True)
     width = len(agent.world.interface.low)
 
-    def likeliest(dynamics: RecurrentDynamics, logits: torch.Tensor, *_: object) -> torch.Tensor:
-        return dynamics.distribution(logits).mode.flatten(-2)
+    def draw(dynamics: RecurrentDynamics, logits: torch.Tensor, *_: object) -> torch.Tensor:
+        return dynamics.distribution(logits).sample(torch.full(logits.shape[:-1], 0.5)).flatten(-2)
 
-    monkeypatch.setattr(RecurrentDynamics, "_draw", likeliest)
+    def noise(dynamics: RecurrentDynamics, *batch: int, device: torch.device) -> torch.Tensor:
+        return torch.full((*batch, dynamics.settings.groups), 0.5)
+
+    monkeypatch.setattr(RecurrentDynamics, "_draw", draw)
+    monkeypatch.setattr(RecurrentDynamics, "_noise", noise)
     pictures, actions, states = [shrink(picture(index)) for index in range(5)], [], []
     for small in pictures:
         action = agent.act(small)

@@ -8,7 +8,7 @@ networks use, except for the pixels, of which there are too many.
 from __future__ import annotations
 
 import math
-from functools import cache, cached_property
+from functools import cache
 from typing import Protocol, Self
 
 import torch
@@ -64,11 +64,14 @@ class OneHot:
     def __init__(self, logits: Tensor, unimix: float = 0.0, temperature: float = 1.0) -> None:
         probs = F.softmax(logits.float() / temperature, -1)
         self.probs = (1 - unimix) * probs + unimix / logits.shape[-1]
+        self._log_probs: Tensor | None = None
 
-    @cached_property
+    @property
     def log_probs(self) -> Tensor:
         """(..., G, C)."""
-        return torch.log(self.probs.clamp_min(1e-30))
+        if self._log_probs is None:
+            self._log_probs = torch.log(self.probs.clamp_min(1e-30))
+        return self._log_probs
 
     @property
     def mode(self) -> Tensor:
@@ -104,7 +107,7 @@ class OneHot:
     def detach(self) -> OneHot:
         """The same distribution as a constant: the papers' sg(.)."""
         copy = object.__new__(OneHot)
-        copy.probs, copy.log_probs = self.probs.detach(), self.log_probs.detach()
+        copy.probs, copy._log_probs = self.probs.detach(), self.log_probs.detach()
         return copy
 
     def _one_hot(self, index: Tensor) -> Tensor:
