@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .errors import DreamerError, UsageError
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 _rank, _size = 0, 1
 _store: Store | None = None
+_lost = False
 
 
 class LostProcessError(DreamerError):
@@ -82,11 +85,19 @@ def joined() -> Iterator[None]:
         raise LostProcessError(f"The processes of this job did not find each other: {_first_line(error)}") from error
     _rank, _size = dist.get_rank(), dist.get_world_size()
     _store = dist.distributed_c10d._get_default_store()
+    signal.signal(signal.SIGTERM, _end_unless_lost)
     try:
         yield
     finally:
         _rank, _size = 0, 1
         dist.destroy_process_group()
+
+
+def _end_unless_lost(number: int, frame: FrameType | None) -> None:
+    """SIGTERM is how torchrun ends what is left of a job: a process that knows it already is on its way to say so."""
+    if not _lost:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 def first_to_say(message: str) -> bool:
@@ -128,9 +139,11 @@ def _collective(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> T:
+        global _lost
         try:
             return function(*args, **options)
         except RuntimeError as error:
+            _lost = True
             raise LostProcessError(
                 f"Another process of this job ended, or did not answer for {PATIENCE.seconds // 60} minutes; what it "
                 "said is above, and the same command goes on from what is saved"

@@ -72,6 +72,30 @@ def test_two_processes_agree(tmp_path: Path) -> None:
     assert done.stdout.count("done") == 2
 
 
+LEFT = """
+import signal
+from pipeline import distributed
+
+with distributed.joined():
+    if distributed.rank() == 1:
+        signal.raise_signal(signal.SIGKILL)
+    try:
+        distributed.everyone(None)
+    except distributed.LostProcessError:
+        signal.raise_signal(signal.SIGTERM)  # as torchrun does
+        print("still there", flush=True)
+"""
+
+
+def test_a_process_that_has_noticed_the_loss_of_another_is_given_the_time_to_say_so(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(LEFT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(tmp_path / "job.py")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "still there" in done.stdout, done.stderr
+
+
 def test_one_process_is_the_first_and_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -158,16 +158,8 @@ def children(process: subprocess.Popen[str]) -> Sequence[int]:
 def test_stopped_or_with_a_process_killed_a_job_ends_with_a_sentence_and_goes_on(tmp_path: Path) -> None:
     write_data(tmp_path / "data" / "made")
     command = ["-m", "pipeline", "--", "fit-world", "--preset", "tiny", "--data", "made", "--run", "made"]
-    command += [
-        "--updates",
-        "300",
-        "--set",
-        "world.save_every=4",
-        "--set",
-        "world.validate_every=1000",
-        "--device",
-        "cpu",
-    ]
+    command += ["--updates", "300", "--set", "world.save_every=4", "--set", "world.validate_every=1000"]
+    command += ["--device", "cpu"]
     folder = Run(tmp_path / "artifacts" / "made").world
     checkpoint = folder.path / "training_state.pt"
 
