@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import typer
 
-from pipeline import __version__, cli, console
+from pipeline import __version__, cli, console, distributed
 from pipeline.artifacts import Run
+from pipeline.cli import options as shared_options
 from pipeline.config import resolve
 from pipeline.episodes.shards import Shard
 from pipeline.errors import InterruptedRunError, StageError
@@ -236,8 +237,8 @@ def test_a_setting_of_another_command_is_refused(
 
 
 def test_every_section_of_the_settings_has_an_owner() -> None:
-    assert {"seed", *cli._OWNERS} == set(resolve().model_dump())
-    assert set(cli._OWNERS.values()) <= set(COMMANDS)
+    assert {"seed", *shared_options.OWNERS} == set(resolve().model_dump())
+    assert set(shared_options.OWNERS.values()) <= set(COMMANDS)
 
 
 # What the stages are called with
@@ -267,9 +268,9 @@ def test_collecting_in_parts(calls: Calls, capsys: Screen) -> None:
 def test_of_several_processes_each_collects_a_part_with_its_share_of_the_cores(
     calls: Calls, capsys: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.distributed, "_size", 4)
-    monkeypatch.setattr(cli.distributed, "_rank", 2)
-    monkeypatch.setattr(cli, "cores", lambda: 6)
+    monkeypatch.setattr(distributed, "_size", 4)
+    monkeypatch.setattr(distributed, "_rank", 2)
+    monkeypatch.setattr(shared_options, "cores", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert dreamer("collect") == 0
     assert (calls[0][2]["shard"], calls[0][2]["workers"]) == (Shard(3, 4), 3)

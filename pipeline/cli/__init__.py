@@ -1,0 +1,51 @@
+"""The command line: a command reads its options and calls one stage.
+
+What is slow to import is imported inside the commands, after the options are checked: help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from .. import __version__, console, distributed
+from ..errors import DreamerError, InterruptedRunError
+from . import stages
+from .options import app
+
+__all__ = ["app", "main", "stages"]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.say(f"dreamer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """The console script. An error is one sentence and an exit code; `--debug` shows its traceback first."""
+    try:
+        with distributed.joined():
+            app(prog_name="dreamer")
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        console.set_mute(not distributed.first_to_say(str(error)))
+        if isinstance(error, DreamerError):
+            (console.warn if isinstance(error, InterruptedRunError) else console.fail)(str(error))
+            sys.exit(error.exit_code)
+        console.fail(f"{type(error).__name__}: {error} (run again with --debug to see where)")
+        sys.exit(1)
+    raise AssertionError("typer ends by SystemExit")

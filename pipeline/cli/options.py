@@ -1,0 +1,250 @@
+"""What the commands share: the app, the options, and what is done with them before a stage is called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import console, distributed
+from ..artifacts import Run, check_name
+from ..config import Settings, flatten, parse_value, read_settings_file, resolve
+from ..errors import UsageError
+from ..processes import cores
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _examples(*lines: str) -> str:
+    """The end of a help page."""
+    return "Examples:\n\n" + "\n\n".join(f"$ {line}" for line in lines)
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="Learn a world model of CarRacing from random driving, then learn to drive entirely inside it.",
+    epilog=_examples("dreamer run --preset demo --video", "dreamer fit-world --help"),
+)
+
+OWNERS = {
+    "view": "collect",
+    "collect": "collect",
+    "model": "fit-world",
+    "world": "fit-world",
+    "policy": "fit-policy",
+    "evaluate": "evaluate",
+}
+"""The command that each section of the settings belongs to; `run` uses them all, and all commands use `seed`."""
+
+
+_shared_option = functools.partial(typer.Option, rich_help_panel="Shared options")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The options that every command has."""
+
+    preset: Annotated[
+        str | None,
+        _shared_option(
+            metavar="tiny|demo|full",
+            help="Settings that end in seconds, in minutes, or at the best.",
+            show_default="the run's own settings, full for a new run",
+        ),
+    ] = None
+    variant: Annotated[
+        str | None,
+        _shared_option(
+            metavar="laptop|memoryless|v1|v2|v3",
+            help="Which Dreamer: our own, one of the three published, or one without memory.",
+            show_default="the run's own, laptop for a new run",
+        ),
+    ] = None
+    size: Annotated[
+        str | None,
+        _shared_option(
+            metavar="1m|12m|25m|50m|100m|200m|400m",
+            help="DreamerV3's sizes by its own names.",
+            show_default="the variant's own",
+        ),
+    ] = None
+    config: Annotated[Path | None, _shared_option(metavar="FILE", help="Settings from a TOML file.")] = None
+    assignments: Annotated[
+        list[str] | None,
+        _shared_option("--set", metavar="SECTION.KEY=VALUE", help="A single setting; may be given several times."),
+    ] = None
+    seed: Annotated[int | None, _shared_option(metavar="N", help="Seed of everything random.", show_default="0")] = None
+    device: Annotated[
+        str, _shared_option(metavar="auto|cpu|cuda|mps", help="Where the networks run; collecting has none.")
+    ] = "auto"
+    quiet: Annotated[bool, _shared_option("--quiet", metavar="", help="Print warnings and errors only.")] = False
+    debug: Annotated[bool, _shared_option("--debug", metavar="", help="Show the whole traceback of an error.")] = False
+    dry_run: Annotated[
+        bool,
+        _shared_option("--dry-run", metavar="", help="Print settings, sizes, memory and time expected; write nothing."),
+    ] = False
+
+    def settings(
+        self, command: str, shortcuts: Mapping[str, Any] | None = None, recorded: Settings | None = None
+    ) -> Settings:
+        """What variant, size, preset, file, `--set` and shortcuts come to, each overriding the one before.
+
+        Args:
+            command: name of the command that will use them.
+            shortcuts: settings that have an option of their own, by their dotted names; None where not given.
+            recorded: those of the run; they take the place of variant, size and preset where none is asked for.
+
+        Raises:
+            UsageError: a setting is unknown, out of bounds or, given with `--set`, of no use to the command.
+        """
+        given = [_assignment(text) for text in self.assignments or ()]
+        options = {"seed": self.seed, **(shortcuts or {})}
+        file = read_settings_file(self.config) if self.config else None
+        chosen = (self.variant, self.size, self.preset, file)
+        if recorded is not None and all(choice is None for choice in chosen):
+            measured = dict.fromkeys(("world.precision", "policy.precision"), "auto")  # where it ran, not here
+            file = flatten(recorded.model_dump()) | measured
+        settings = resolve(
+            self.preset or "full",
+            file,
+            [*given, *((k, v) for k, v in options.items() if v is not None)],
+            variant=self.variant or "laptop",
+            size=self.size,
+        )
+        for name, _ in given:
+            owner = OWNERS.get(name.partition(".")[0], command)
+            if command not in (owner, "run"):
+                raise UsageError(f"The setting {name} belongs to `dreamer {owner}`, not to `dreamer {command}`")
+        return settings
+
+    def torch_device(self) -> torch.device:
+        """The device asked for, with memory handled for speed. Raises UsageError where it is not there."""
+        from ..allocator import keep_memory
+
+        keep_memory()
+        from ..devices import pick_device
+
+        return pick_device(self.device)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes section.key=value, such as world.updates=2000, not '{text}'")
+    return name.strip(), parse_value(value.strip())
+
+
+NAME = "carracing"  # of data set and run, where none is given
+
+DataName = Annotated[str, typer.Option("--data", metavar="NAME", help="Data set, a folder in data/.")]
+RunDataName = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="NAME", help="Data set, a folder in data/.", show_default=f"the run's own, else {NAME}"
+    ),
+]
+RunName = Annotated[str, typer.Option("--run", metavar="NAME", help="Run, a folder in artifacts/.")]
+Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="all cores")]
+Updates = Annotated[int | None, typer.Option(metavar="N", help="Gradient updates.", show_default="by the preset")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1, metavar="N", help="Fit for about N minutes, whatever the number of updates; `run`: each fit."
+    ),
+]
+Decisions = Annotated[
+    int | None, typer.Option(metavar="N", help="Decisions to record, at least.", show_default="by the preset")
+]
+RandomPolicy = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="mixture|smooth|brownian|uniform", help="Random process that drives."),
+]
+Tracks = Annotated[int | None, typer.Option(metavar="N", help="Tracks to drive.", show_default="by the preset")]
+TrackList = Annotated[
+    str | None,
+    typer.Option("--list", metavar="report|selection", help="Published list of tracks.", show_default="report"),
+]
+Video = Annotated[bool, typer.Option("--video", metavar="", help="Film the worst, the median and the best track.")]
+Stochastic = Annotated[
+    bool, typer.Option("--stochastic", metavar="", help="Draw actions from the policy; else take their mean.")
+]
+ShardText = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="K/N", help="Record part K of N alone, such as 2/8, as data set NAME-KofN."),
+]
+Merge = Annotated[
+    int | None,
+    typer.Option("--merge", min=1, metavar="N", help="Put N such parts together, and record only what they lack."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", metavar="", help="Start anew and replace what is there; asks first.")]
+Yes = Annotated[bool, typer.Option("--yes", metavar="", help="Answer yes to what --fresh asks.")]
+
+
+def command(*examples: str, shares: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to the app: its first parameter, `shared`, stands for all fields of `Shared`.
+
+    Args:
+        examples: command lines shown in the help.
+        shares: whether several processes can share its work, see `distributed`.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        shared = inspect.signature(Shared, eval_str=True).parameters
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+
+        @functools.wraps(function)
+        def call(**options: Any) -> None:
+            common = Shared(**{name: options.pop(name) for name in shared})
+            console.set_quiet(common.quiet)
+            if distributed.size() > 1:
+                _share_out(shares and not common.dry_run)
+            function(common, **options)
+
+        call.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
+        app.command(epilog=_examples(*examples))(call)
+        return function
+
+    return register
+
+
+def _share_out(possible: bool) -> None:
+    """Begin as one of several processes. Raises UsageError where there is nothing to share out."""
+    if not possible:
+        raise UsageError(
+            f"`dreamer {' '.join(sys.argv[1:2])}` is for one process; with torchrun start one of "
+            "collect, fit-world, fit-policy and evaluate, without --dry-run"
+        )
+    if not distributed.is_first():
+        console.set_mute(True)
+
+
+def allow_replacing(shared: Shared, fresh: bool, yes: bool, *folders: Path) -> None:
+    """Ask before `--fresh` replaces folders. Raises UsageError where there is nobody to ask."""
+    there = " and ".join(str(folder) for folder in folders if folder.exists())
+    if not fresh or yes or shared.dry_run or not there:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"--fresh replaces {there}, and there is no terminal to ask on; add --yes to allow it")
+    typer.confirm(f"Replace {there}?", abort=True)
+
+
+def data_path(name: str | None, run: Run | None = None) -> Path:
+    """The folder of a data set; where none is named, of the one that the run was fitted to."""
+    if name is None and run is not None and (manifest := run.world.read_manifest()) is not None:
+        name = str(manifest.facts.get("data", NAME))
+    return Path("data") / check_name(name or NAME, "data set")
+
+
+def own_workers(workers: int | None) -> int | None:
+    """The workers of this process: of several on a machine, each takes its share of the cores, unless it is told."""
+    neighbours = distributed.neighbours()
+    return workers if workers or neighbours == 1 else max(1, cores() // neighbours)

@@ -1,0 +1,228 @@
+"""The five stages, and all of them in a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import console, distributed
+from ..artifacts import Run
+from ..errors import UsageError
+from .options import (
+    NAME,
+    DataName,
+    Decisions,
+    Fresh,
+    Merge,
+    Minutes,
+    RandomPolicy,
+    RunDataName,
+    RunName,
+    ShardText,
+    Shared,
+    Stochastic,
+    TrackList,
+    Tracks,
+    Updates,
+    Video,
+    Workers,
+    Yes,
+    allow_replacing,
+    command,
+    data_path,
+    own_workers,
+)
+
+if TYPE_CHECKING:
+    from ..scores import Report
+
+
+@command(
+    "dreamer collect",
+    "dreamer collect --data more --decisions 300000 --policy smooth --seed 1",
+    "dreamer collect --data more --decisions 300000 --shard 2/8",
+    shares=True,
+)
+def collect(
+    shared: Shared,
+    data: DataName = NAME,
+    policy: RandomPolicy = None,
+    decisions: Decisions = None,
+    workers: Workers = None,
+    shard: ShardText = None,
+    merge: Merge = None,
+    fresh: Fresh = False,
+    yes: Yes = False,
+) -> None:
+    """Record random driving; asking for more extends what is there."""
+    settings = shared.settings("collect", {"collect.policy": policy, "collect.decisions": decisions})
+    from ..episodes.shards import Shard
+
+    if distributed.size() > 1 and not shard:
+        shard = f"{distributed.rank() + 1}/{distributed.size()}"
+    part = Shard.parse(shard) if shard else None
+    if part and (merge or shared.dry_run):
+        raise UsageError("A part of a data set is neither merged nor foreseen; leave --merge, --dry-run or --shard out")
+    path = data_path(part.name(data) if part else data)
+    allow_replacing(shared, fresh, yes, path)
+    if shared.dry_run:
+        from ..stages import forecast
+
+        forecast.show(forecast.collect(settings, data=path, workers=workers, fresh=fresh))
+        return
+    from ..stages.collect import collect
+
+    workers = own_workers(workers)
+    collect(settings, name=data, root=path.parent, workers=workers, fresh=fresh, shard=part, merge=merge or 0)
+
+
+@command(
+    "dreamer fit-world --run mine",
+    "dreamer fit-world --minutes 60 --set model.deter=512 --set world.batch=32",
+    shares=True,
+)
+def fit_world(
+    shared: Shared,
+    run: RunName = NAME,
+    data: RunDataName = None,
+    updates: Updates = None,
+    minutes: Minutes = None,
+    fresh: Fresh = False,
+    yes: Yes = False,
+) -> None:
+    """Fit the world model to the data; the same command goes on after an interruption."""
+    folder = Run.named(run)
+    settings = shared.settings("fit-world", {"world.updates": updates}, folder.recorded_settings(folder.world))
+    path = data_path(data, folder)
+    allow_replacing(shared, fresh, yes, folder.world.path)
+    device = shared.torch_device()
+    if shared.dry_run:
+        from ..stages import forecast
+
+        forecast.show(forecast.fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh))
+        return
+    from ..stages.fit_world import fit_world
+
+    fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+
+
+@command("dreamer show-encodings --run mine")
+def show_encodings(shared: Shared, run: RunName = NAME, data: RunDataName = None) -> None:
+    """Draw what the world model sees and what it dreams beside what was recorded."""
+    folder = Run.named(run)
+    settings = shared.settings("show-encodings", recorded=folder.recorded_settings(folder.world))
+    path = data_path(data, folder)
+    device = shared.torch_device()
+    if shared.dry_run:
+        from ..stages import forecast
+
+        forecast.show(forecast.show_encodings(settings))
+        return
+    from ..stages.show_encodings import show_encodings
+
+    show_encodings(settings, run=folder, data=path, device=device)
+
+
+@command("dreamer fit-policy --run mine", "dreamer fit-policy --minutes 10 --set policy.horizon=20", shares=True)
+def fit_policy(
+    shared: Shared,
+    run: RunName = NAME,
+    data: RunDataName = None,
+    updates: Updates = None,
+    minutes: Minutes = None,
+    fresh: Fresh = False,
+    yes: Yes = False,
+) -> None:
+    """Fit the actor and the critic in imagination alone; the same command goes on after an interruption."""
+    folder = Run.named(run)
+    recorded = folder.recorded_settings(folder.policy, folder.world)
+    settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)
+    path = data_path(data, folder)
+    allow_replacing(shared, fresh, yes, folder.policy.path)
+    device = shared.torch_device()
+    if shared.dry_run:
+        from ..stages import forecast
+
+        forecast.show(forecast.fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh))
+        return
+    from ..stages.fit_policy import fit_policy
+
+    fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+
+
+@command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20", shares=True)
+def evaluate(
+    shared: Shared,
+    run: RunName = NAME,
+    tracks: Tracks = None,
+    track_list: TrackList = None,
+    video: Video = False,
+    stochastic: Stochastic = False,
+    workers: Workers = None,
+) -> None:
+    """Drive the real tracks: scores beside the baselines, and a video."""
+    folder = Run.named(run)
+    recorded = folder.recorded_settings(folder.policy, folder.world)
+    settings = shared.settings("evaluate", {"evaluate.tracks": tracks, "evaluate.list": track_list}, recorded)
+    device = shared.torch_device()
+    if shared.dry_run:
+        from ..stages import forecast
+
+        forecast.show(forecast.evaluate(settings, run=folder, video=video, workers=workers, device=device))
+        return
+    from ..stages.evaluate import evaluate
+
+    workers = own_workers(workers)
+    evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device)
+
+
+@command("dreamer run --preset demo --video", "dreamer run --data mine --run mine --seed 1 --minutes 20")
+def run(
+    shared: Shared,
+    run: RunName = NAME,
+    data: RunDataName = None,
+    minutes: Minutes = None,
+    video: Video = False,
+    workers: Workers = None,
+    fresh: Fresh = False,
+    yes: Yes = False,
+) -> None:
+    """All five stages in order, from random driving to the score."""
+    folder = Run.named(run)
+    recorded = folder.recorded_settings(folder.policy, folder.world)
+    settings = shared.settings("run", recorded=recorded)
+    path = data_path(data, folder)
+    allow_replacing(shared, fresh, yes, path, folder.root)
+    device = shared.torch_device()
+    if shared.dry_run:
+        from ..stages import forecast
+
+        forecasts = forecast.whole_run(
+            settings, run=folder, data=path, device=device, minutes=minutes, video=video, workers=workers, fresh=fresh
+        )
+        for one in forecasts:
+            forecast.show(one)
+        forecast.show_total(forecasts)
+        return
+    from ..stages.collect import collect
+    from ..stages.evaluate import evaluate
+    from ..stages.fit_policy import fit_policy
+    from ..stages.fit_world import fit_world
+    from ..stages.show_encodings import show_encodings
+
+    collect(settings, name=path.name, root=path.parent, workers=workers, fresh=fresh)
+    fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+    show_encodings(settings, run=folder, data=path, device=device)
+    fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+    _print_results(folder, evaluate(settings, run=folder, video=video, workers=workers, device=device))
+
+
+def _print_results(run: Run, report: Report) -> None:
+    """What came of a run, and where it is."""
+    from ..driving import POLICY
+
+    tracks, score = f"{len(report.question['tracks'])} {report.question['list']} tracks", report.summaries[POLICY]
+    console.say(f"Score: {score.mean:.0f} (95 % interval {score.low:.0f} to {score.high:.0f}), mean over {tracks}")
+    console.say(f"Figure: {run.encodings.path / 'encodings.png'}")
+    for film in sorted(run.evaluation.path.glob("drive.*")):
+        console.say(f"Video: {film}")
+    console.say(f"Run folder: {run.root}")
