@@ -30,17 +30,21 @@ from pipeline.scores import mean_interval
 _SETTINGS = Path(__file__).with_suffix(".toml")
 
 _UNSCALED = {"policy.actor_rate": 1e-4, "policy.critic_rate": 3e-4, "policy.entropy": 0.03}
-_OWN: dict[str, dict[str, float]] = {
+_SHARP = {"model.encoder": "patches", "world.learning_rate": 1e-3}
+_CALM = {"policy.entropy": 0.4, "policy.discount": 0.95}
+_OWN: dict[str, dict[str, float | str]] = {
     "laptop": {},
-    "memoryless": _UNSCALED,
+    "memoryless": _UNSCALED | _SHARP | _CALM,
     "v1": _UNSCALED,
     "v2": {"policy.slow_every": 20, "policy.entropy": 0.01},
-    "v3": {"model.depth": 8},
+    "v3": {"model.depth": 8, "world.batch": 4, "world.learning_rate": 1e-3, "policy.slow_rate": 0.1},
 }
-"""What a variant needs in minutes, found on the selection tracks. Where returns are not scaled, so much larger an
-entropy is what 3e-4 is where they are: without it the actor is at the bounds for good in a hundred updates. Without a
-slow critic, larger steps let the values run away. A slow copy made every 100 updates is made too seldom, and full
-convolutions of version 3's width allow too few updates.
+"""What a variant needs in minutes, found on the selection tracks; docs/variants.md has the measurements.
+
+Where returns are not scaled, so much larger an entropy is what 3e-4 is where they are: without it the actor is at the
+bounds for good in a hundred updates. Without a slow critic, larger steps let the values run away. A slow copy made
+every 100 updates is made too seldom, and full convolutions of version 3's width allow too few updates. Without memory,
+a picture must tell the speed, which takes many updates; and the dream does not know what jerks do to a fast car.
 """
 
 
