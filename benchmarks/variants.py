@@ -29,9 +29,9 @@ from pipeline.scores import mean_interval
 
 _SETTINGS = Path(__file__).with_suffix(".toml")
 
-_UNSCALED = {"policy.actor_rate": 1e-4, "policy.critic_rate": 3e-4, "policy.entropy": 0.03}
-_SHARP = {"model.encoder": "patches", "world.learning_rate": 1e-3}
-_CALM = {"policy.entropy": 0.4, "policy.discount": 0.95}
+_UNSCALED: dict[str, float | str] = {"policy.actor_rate": 1e-4, "policy.critic_rate": 3e-4, "policy.entropy": 0.03}
+_SHARP: dict[str, float | str] = {"model.encoder": "patches", "world.learning_rate": 1e-3}
+_CALM: dict[str, float | str] = {"policy.entropy": 0.4, "policy.discount": 0.95}
 _OWN: dict[str, dict[str, float | str]] = {
     "laptop": {},
     "memoryless": _UNSCALED | _SHARP | _CALM,
