@@ -42,6 +42,9 @@ class CollectSettings(Section):
         20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of the episode"
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
+    truth: bool = Field(
+        False, description="record yaw rate and distance from the middle of the road too, for `dreamer probe`"
+    )
 
 
 class ModelSettings(Section):

@@ -54,3 +54,55 @@ def _complete(folder: StageFolder, settings: Settings, inputs: dict[str, str]) -
     folder.write_settings(settings)
     outputs = {folder.weights.name: file_hash(folder.weights)}
     folder.write_manifest(Manifest(folder.command.split()[1], inputs, outputs, done=1, complete=True))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of four made-up drives, of which the last one terminates, seen as `tiny_run` sees."""
+    return make_data(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def discrete_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for discrete actions."""
+    return make_data(tmp_path_factory.mktemp("data") / "discrete", continuous=False)
+
+
+@pytest.fixture(scope="session")
+def truth_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as `tiny_data`, with the truth."""
+    return make_data(tmp_path_factory.mktemp("data") / "truth", truth=True)
+
+
+def make_data(path: Path, *, continuous: bool = True, truth: bool = False) -> Path:
+    """Write drives of random pictures, whose speed is in the brightness of their pictures."""
+    import numpy as np
+
+    from pipeline.episodes.episode import Episode, info_types
+    from pipeline.episodes.metadata import Origin
+    from pipeline.episodes.store import EpisodeStore
+
+    steps, values = 12, [("view.continuous", continuous), ("collect.truth", truth)]
+    with EpisodeStore.create(path, Origin.of(resolve("tiny", values=values))) as writer:
+        for number in range(4):
+            rng, last = np.random.default_rng(number), np.arange(steps) == steps - 1
+            observations = rng.integers(0, 56, (steps + 1, 3, 64, 64), np.uint8)
+            speed = rng.integers(0, 200, steps)
+            observations[1:] += speed[:, None, None, None].astype(np.uint8)
+            actions = rng.uniform(0, 1, (steps, 3)).astype(np.float32) if continuous else rng.integers(0, 5, steps)
+            rewards = rng.normal(size=steps).astype(np.float32)
+            infos = {name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in info_types(truth).items()}
+            writer.append(
+                Episode(
+                    observations=observations,
+                    actions=actions,
+                    rewards=rewards,
+                    terminations=last & (number == 3),
+                    truncations=last & (number < 3),
+                    infos=infos | {"speed": speed.astype(np.float32)},
+                    seed=2**24 + number,
+                    policy="smooth",
+                    track_tiles=300,
+                )
+            )
+    return path

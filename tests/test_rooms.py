@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("stages",),
+    ("playing", "stages"),
     ("viewing",),
     ("driving",),
-    ("agent",),
+    ("agent", "dream_env"),
     ("learning",),
     ("models",),
     ("episodes",),

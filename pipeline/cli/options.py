@@ -248,3 +248,9 @@ def own_workers(workers: int | None) -> int | None:
     """The workers of this process: of several on a machine, each takes its share of the cores, unless it is told."""
     neighbours = distributed.neighbours()
     return workers if workers or neighbours == 1 else max(1, cores() // neighbours)
+
+
+def refuse_dry_run(shared: Shared) -> None:
+    """Raise UsageError where a command that is over in seconds is to foresee what it will do."""
+    if shared.dry_run:
+        raise UsageError(f"There is nothing to foresee for `dreamer {sys.argv[1]}`; leave --dry-run out")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .actions import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, Action
 from .fast_car_racing import FastCarRacing
+from .truth import Truth, measure
 
 TIME_LIMIT = 1000
 """Environment steps (1/50 s each) after which an episode is cut off: the limit of gymnasium's spec."""
@@ -145,6 +146,11 @@ class AgentView:
     def track_tiles(self) -> int:
         """Tiles of the present track: visiting all of them finishes the lap."""
         return len(self._env.track)
+
+    @property
+    def truth(self) -> Truth:
+        """What the simulator knows besides, after the latest `reset` or `step`."""
+        return measure(self._env)
 
     @property
     def film_frames(self) -> list[NDArray[np.uint8]]:

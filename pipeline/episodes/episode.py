@@ -25,6 +25,14 @@ INFO_TYPES: dict[str, np.dtype[Any]] = {
 }
 """What is kept of the simulator's state for each decision, for tables and tests; no model ever sees it."""
 
+TRUTH_TYPES: dict[str, np.dtype[Any]] = {"yaw_rate": np.dtype(np.float32), "track_offset": np.dtype(np.float32)}
+"""What is kept beside that where it was asked for (`collect.truth`), for probes; no model ever sees this either."""
+
+
+def info_types(truth: bool) -> dict[str, np.dtype[Any]]:
+    """Names and types of an episode's infos, with or without the truth."""
+    return INFO_TYPES | TRUTH_TYPES if truth else INFO_TYPES
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Decisions:
@@ -38,7 +46,8 @@ class Decisions:
         truncations: (T,) bool; the recording stopped there, although driving could have gone on. Only the last
             can be True, and is just where `terminations[-1]` is not.
         infos: an array (T,) for each name in `INFO_TYPES`, as it was after the action: `speed` (units/s), `on_road`
-            (wheels, 0 to 4), `tiles` (visited so far), `lap_finished`.
+            (wheels, 0 to 4), `tiles` (visited so far), `lap_finished`; and either none or all of `TRUTH_TYPES`, see
+            `Truth` of `envs.view`.
         seed: of the track.
         policy: the random process that drove.
         track_tiles: tiles that make a lap.
@@ -57,14 +66,14 @@ class Decisions:
         steps = len(self.rewards)
         if steps < 1:
             raise ValueError("an episode has at least one decision")
-        if set(self.infos) != set(INFO_TYPES):
-            raise ValueError(f"infos are {', '.join(INFO_TYPES)}, not {', '.join(self.infos)}")
+        if set(self.infos) != set(self.info_types):
+            raise ValueError(f"infos are {', '.join(self.info_types)}, not {', '.join(self.infos)}")
         discrete = self.actions.ndim == 1
         _check("actions", self.actions, np.int64 if discrete else np.float32, (steps, *self.actions.shape[1:2]))
         _check("rewards", self.rewards, np.float32, (steps,))
         _check("terminations", self.terminations, np.bool_, (steps,))
         _check("truncations", self.truncations, np.bool_, (steps,))
-        for name, dtype in INFO_TYPES.items():
+        for name, dtype in self.info_types.items():
             _check(name, self.infos[name], dtype, (steps,))
         if not (np.isfinite(self.actions).all() and np.isfinite(self.rewards).all()):
             raise ValueError("actions and rewards are finite numbers")
@@ -76,6 +85,11 @@ class Decisions:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def info_types(self) -> dict[str, np.dtype[Any]]:
+        """Names and types of its infos."""
+        return info_types(not TRUTH_TYPES.keys().isdisjoint(self.infos))
 
     @property
     def score(self) -> float:
@@ -106,7 +120,7 @@ class Episode(Decisions):
         facts = {"seed": self.seed, "policy": self.policy, "track_tiles": self.track_tiles}
         result = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         columns = {name: getattr(self, name) for name in ("observations", *COLUMNS)}
-        for name, array in (columns | {name: self.infos[name] for name in INFO_TYPES}).items():
+        for name, array in (columns | {name: self.infos[name] for name in self.info_types}).items():
             result.update(f"{name} {array.dtype.str} {array.shape}".encode())
             result.update(np.ascontiguousarray(array).data)
         return result.hexdigest()

@@ -5,7 +5,7 @@
         actions                       (T, A) float32, or discrete ones (T,) int64
         rewards                       (T,) float32
         terminations, truncations     (T,) bool
-        infos/                        (T,) each: speed, on_road, tiles, lap_finished
+        infos/                        (T,) each: speed, on_road, tiles, lap_finished; on request yaw_rate, track_offset
 
 A data file may come from a stranger, and HDF5 can point outside itself in three ways (soft and external links,
 external storage, virtual datasets), name plug-ins as filters, and declare terabytes in a kilobyte. Nothing here
@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .episode import COLUMNS, INFO_TYPES, Decisions, Episode
+from .episode import COLUMNS, Decisions, Episode, info_types
 
 _CHUNK = 16  # pictures; the best of 1, 16, 50 and whole episodes for reading short windows
 _MAX_CHUNK_BYTES = 2**24  # 16 pictures of 128 x 128 take 0.8 MB
@@ -56,11 +56,13 @@ class Shapes:
         action: numbers in an action, A; of discrete ones, how many there are to choose from.
         size: height and width of a picture, S.
         discrete: whether an action is a single number in 0 .. A - 1.
+        truth: whether the infos hold `TRUTH_TYPES` too.
     """
 
     action: int
     size: int
     discrete: bool = False
+    truth: bool = False
 
     def fit(self, actions: NDArray[Any]) -> bool:
         """Whether an episode's actions are such actions."""
@@ -160,12 +162,13 @@ def _arrays(group: h5py.Group, entry: Entry, shapes: Shapes) -> tuple[dict[str, 
     """Open all arrays of an episode, and its infos, and make sure that there is nothing else."""
     schema = _schema(entry, shapes)
     infos = _open(group, "infos", h5py.Group)
-    for holder, names in ((group, {*schema, "infos"}), (infos, {*INFO_TYPES})):
+    types = info_types(shapes.truth)
+    for holder, names in ((group, {*schema, "infos"}), (infos, {*types})):
         if set(holder) != names:
             raise ForeignError(f"{holder.name} does not hold just {', '.join(sorted(names))}")
     return (
         {name: _array(group, name, dtype, shape) for name, (dtype, shape) in schema.items()},
-        {name: _array(infos, name, dtype, (entry.steps,)) for name, dtype in INFO_TYPES.items()},
+        {name: _array(infos, name, dtype, (entry.steps,)) for name, dtype in types.items()},
     )
 
 

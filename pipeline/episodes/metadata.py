@@ -21,6 +21,9 @@ from ..errors import StageError
 FORMAT: Final = 1
 """Version of the data format; raised when it changes, so that old data cannot be misread."""
 
+PLAYED: Final = "played"
+"""What stands for the random policy where somebody drove, by hand or by a policy, in `dreamer play`."""
+
 _MINARI_VERSION = "0.5.0"  # whose layout this is; later ones read it too
 _MAX_BYTES = 2**24  # the observation space alone is 0.1 MB, for Minari spells out the bounds of every pixel
 
@@ -58,19 +61,20 @@ class Origin(Section):
         environment: gymnasium's name of it.
         gymnasium: its version; the text in the picture differs between versions.
         view: how the agent saw it.
-        policy: the random process that drove, `CollectSettings.policy`.
+        policy: the random process that drove, `CollectSettings.policy`; or `PLAYED`.
         patience: see `CollectSettings.patience`.
         limit: see `CollectSettings.limit`.
         seed: of tracks and drivers.
         alignment: which action and reward belong to which observation, in words.
         shard: which part of a data set it is, such as "2/8" (see `shards`); None for a whole.
+        truth: True where `CollectSettings.truth` was asked for, else None.
     """
 
     format: Literal[1] = FORMAT
     environment: str = Field("CarRacing-v3", max_length=200)
     gymnasium: str = Field(max_length=200)
     view: View
-    policy: RandomPolicyName
+    policy: RandomPolicyName | Literal["played"]
     patience: int = Field(ge=1, le=1000)
     limit: int = Field(ge=1, le=1000)
     seed: int
@@ -80,6 +84,7 @@ class Origin(Section):
         max_length=1000,
     )
     shard: str | None = Field(None, max_length=20)
+    truth: Literal[True] | None = None
 
     @classmethod
     def of(cls, settings: Settings, shard: str | None = None) -> Self:
@@ -93,6 +98,7 @@ class Origin(Section):
             limit=settings.collect.limit,
             seed=settings.seed,
             shard=shard,
+            truth=settings.collect.truth or None,
         )
 
     def difference(self, other: Origin) -> str | None:
@@ -133,7 +139,7 @@ def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: 
         "total_episodes": episodes,
         "total_steps": steps,
         "dataset_size": round(megabytes, 1),
-        "algorithm_name": f"random driving ({origin.policy})",
+        "algorithm_name": "played" if origin.policy == PLAYED else f"random driving ({origin.policy})",
         "dreamer": origin.model_dump(mode="json", exclude_none=True),
         "env_spec": _environment_spec(origin),
         "action_space": _action_space(origin.view),

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ..artifacts import atomic_path
 from ..errors import StageError
 from . import hdf5
-from .episode import Decisions, Episode
+from .episode import Decisions, Episode, info_types
 from .hdf5 import Entry, ForeignError, Shapes
 from .metadata import Origin, View, read_origin, write_metadata
 
@@ -207,8 +207,8 @@ class EpisodeWriter:
     def append(self, episode: Episode) -> None:
         """Add an episode; it is on disk when this returns. Raises ValueError where it does not fit the others."""
         shapes, size = _shapes(self.origin), episode.observations.shape[-1]
-        if size != shapes.size or not shapes.fit(episode.actions):
-            actions = f"{episode.actions.dtype} actions {episode.actions.shape}"
+        if size != shapes.size or not shapes.fit(episode.actions) or episode.info_types != info_types(shapes.truth):
+            actions = f"{episode.actions.dtype} actions {episode.actions.shape}, infos {', '.join(episode.infos)}"
             raise ValueError(f"the data set holds {shapes}, the episode has {actions} and pictures of size {size}")
         index = len(self)
         with atomic_path(_pending_path(self.path, index)) as temporary, h5py.File(temporary, "w") as file:
@@ -260,7 +260,7 @@ class EpisodeWriter:
 
 def _shapes(origin: Origin) -> Shapes:
     view = origin.view
-    return Shapes(action=len(view.action_low), size=view.size, discrete=not view.continuous)
+    return Shapes(action=len(view.action_low), size=view.size, discrete=not view.continuous, truth=bool(origin.truth))
 
 
 def _pending_path(path: Path, index: int) -> Path:

@@ -45,10 +45,11 @@ class Dream:
         model: the world model.
         temperature: of the states drawn. Above 1 the dream is less sure of what comes than the model is, so that a
             policy cannot live on the model's mistakes (World Models, arXiv 1803.10122, "Cheating the World Model").
+        generator: of the states drawn; torch's own where not given.
     """
 
-    def __init__(self, model: WorldModel, temperature: float = 1.0) -> None:
-        self.model, self.temperature = model, temperature
+    def __init__(self, model: WorldModel, temperature: float = 1.0, generator: torch.Generator | None = None) -> None:
+        self.model, self.temperature, self.generator = model, temperature, generator
         self.latent: Latent | None = None
 
     def reset(self, start: Latent) -> Latent:
@@ -59,7 +60,8 @@ class Dream:
     def step(self, action: Tensor) -> Latent:
         """Imagine the states after actions (N, A) in the model's scale, clipped to its bounds as the real ones are."""
         assert self.latent is not None, "reset comes before step"
-        self.latent = self.model.dynamics.imagine_step(self.latent, action.clamp(-1, 1), self.temperature)
+        dynamics, action = self.model.dynamics, action.clamp(-1, 1)
+        self.latent = dynamics.imagine_step(self.latent, action, self.temperature, self.generator)
         return self.latent
 
     def outcomes(self, latents: Latent) -> Outcomes:

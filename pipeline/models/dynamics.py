@@ -130,8 +130,17 @@ class Dynamics(nn.Module, ABC):
         """
 
     @abstractmethod
-    def imagine_step(self, latent: Latent, action: Tensor, temperature: float = 1.0) -> Latent:
-        """One step without an observation: the prior state after `action` (N, A), drawn at this temperature."""
+    def imagine_step(
+        self, latent: Latent, action: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Latent:
+        """One step without an observation: the prior state after `action` (N, A), drawn at this temperature.
+
+        Args:
+            latent: the state before, (N, ...).
+            action: (N, A), -1 .. 1.
+            temperature: see `distribution`.
+            generator: see `OneHot.sample` and `DiagonalNormal.sample`.
+        """
 
     def initial(self, *batch: int, device: torch.device | None = None) -> Latent:
         """The state before the first observation: zeros, with leading axes `batch`."""
@@ -258,10 +267,12 @@ class RecurrentDynamics(Dynamics):
         """See `Dynamics.priors`: h holds all that counts."""
         return self.prior(states.deter)
 
-    def imagine_step(self, latent: Latent, action: Tensor, temperature: float = 1.0) -> Latent:
+    def imagine_step(
+        self, latent: Latent, action: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Latent:
         """See `Dynamics.imagine_step`."""
         deter = self.advance(latent, action)
-        return Latent(deter, self._draw(self.prior(deter), temperature=temperature))
+        return Latent(deter, self._draw(self.prior(deter), None, generator, temperature))
 
 
 class NormedDynamics(RecurrentDynamics):
@@ -417,9 +428,11 @@ class MemorylessDynamics(Dynamics):
         known = ~is_first[:, 1:].reshape(*logits.shape[:2], *[1] * (logits.ndim - 2))
         return torch.cat([unknown, torch.where(known, logits, unknown)], 1)
 
-    def imagine_step(self, latent: Latent, action: Tensor, temperature: float = 1.0) -> Latent:
+    def imagine_step(
+        self, latent: Latent, action: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Latent:
         """See `Dynamics.imagine_step`."""
-        return self._latent(self._draw(self.prior(latent.stoch, action), temperature=temperature))
+        return self._latent(self._draw(self.prior(latent.stoch, action), None, generator, temperature))
 
     def _latent(self, stoch: Tensor) -> Latent:
         return Latent(stoch.new_zeros(*stoch.shape[:-1], 0), stoch)

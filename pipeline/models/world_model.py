@@ -124,6 +124,10 @@ class WorldModel(nn.Module):
         pictures = pictures.unflatten(0, feature.shape[:-1])
         return Pixels(pictures) if self.settings.picture == "squared" else NormalPixels(pictures)
 
+    def pictures(self, feature: Tensor) -> Tensor:
+        """(..., F) to pictures to look at, (..., 3, S, S) uint8."""
+        return (self.decode(feature).mode.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
     def reward(self, feature: Tensor) -> SymexpTwoHot | UnitNormal:
         """The reward that arrives with the state, (...)."""
         raw: Tensor = self.reward_head(feature)

@@ -11,6 +11,7 @@ from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash
 from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings
 from ..devices import room_for_data
+from ..episodes.metadata import PLAYED
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import DeviceWindows, Windows, place, split
 from ..learning.fitting import Plan, begin, fit, planned_updates
@@ -83,7 +84,7 @@ def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Sect
     origin = store.origin
     collected = settings.collect.model_dump() | {
         "decisions": store.steps,
-        "policy": origin.policy,
+        "policy": settings.collect.policy if origin.policy == PLAYED else origin.policy,
         "patience": origin.patience,
         "limit": origin.limit,
     }

@@ -93,8 +93,8 @@ def draw_encodings(foresights: Sequence[Foresight], path: Path, note: str) -> No
     for index, foresight in enumerate(foresights):
         top = height - _HEAD - index * _BLOCK - _BLOCK_HEAD
         inches = (len(_columns(foresight)) * _CELL, len(_ROWS) * _CELL)
-        pictures = figure.add_axes(_box(figure, _LEFT, top - inches[1], *inches))
-        rewards = figure.add_axes(_box(figure, _LEFT, top - inches[1] - _REWARD, inches[0], _REWARD - 0.2))
+        pictures = figure.add_axes(box(figure, _LEFT, top - inches[1], *inches))
+        rewards = figure.add_axes(box(figure, _LEFT, top - inches[1] - _REWARD, inches[0], _REWARD - 0.2))
         _draw_pictures(pictures, foresight)
         _label_pictures(pictures, foresight)
         _draw_rewards(rewards, foresight)
@@ -107,7 +107,7 @@ def _columns(foresight: Foresight) -> NDArray[np.int64]:
     return np.arange((foresight.context - _STRIDE // 2 - 1) % _STRIDE, len(foresight.reward), _STRIDE)
 
 
-def _box(figure: Figure, left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
+def box(figure: Figure, left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
     """A rectangle in inches as the shares of the figure that matplotlib wants."""
     x, y = figure.get_size_inches()
     return left / x, bottom / y, width / x, height / y
@@ -122,7 +122,7 @@ def _draw_pictures(axes: Axes, foresight: Foresight) -> None:
     """Four rows of pictures on an x axis that counts steps, so that the plot below has the same."""
     columns, steps = _columns(foresight), foresight.steps
     half, gap = _STRIDE / 2, 0.05 * _STRIDE
-    rows = (_hwc(foresight.recorded), _hwc(foresight.reconstructed), _hwc(foresight.imagined), _heat(foresight.error))
+    rows = (hwc(foresight.recorded), hwc(foresight.reconstructed), hwc(foresight.imagined), _heat(foresight.error))
     for row, pictures in enumerate(rows):
         bottom = -(row + 1) * _STRIDE
         for column in columns:
@@ -171,7 +171,7 @@ def _draw_rewards(axes: Axes, foresight: Foresight) -> None:
     axes.spines[["top", "left"]].set_visible(False)
 
 
-def _hwc(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def hwc(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(T, 3, S, S) to (T, S, S, 3)."""
     return pictures.transpose(0, 2, 3, 1)
 
@@ -202,12 +202,12 @@ def _frames(foresight: Foresight) -> Iterator[NDArray[np.uint8]]:
     panels = [_panel(figure, index, name) for index, name in enumerate(("recorded", "reconstructed", "", "error"))]
     state = panels[2].set_title("", loc="left", fontsize=12, weight="bold", animated=True)
     images = [axes.imshow(np.zeros((1, 1, 3), np.uint8), interpolation="nearest", animated=True) for axes in panels]
-    plot = figure.add_axes(_box(figure, 0.75, 0.5, _FILM[0] - 0.75 - _MARGIN, 1.2))
+    plot = figure.add_axes(box(figure, 0.75, 0.5, _FILM[0] - 0.75 - _MARGIN, 1.2))
     lines = _film_plot(plot, foresight)
     canvas.draw()
     still = canvas.copy_from_bbox(figure.bbox)
     pictures = (foresight.recorded, foresight.reconstructed, foresight.imagined)
-    shown = (*(_hwc(part) for part in pictures), _heat(foresight.error))
+    shown = (*(hwc(part) for part in pictures), _heat(foresight.error))
     for index, step in enumerate(foresight.steps):
         canvas.restore_region(still)
         for image, part in zip(images, shown, strict=True):
@@ -221,7 +221,7 @@ def _frames(foresight: Foresight) -> Iterator[NDArray[np.uint8]]:
 
 def _panel(figure: Figure, index: int, title: str) -> Axes:
     """Room for a moving picture."""
-    axes = figure.add_axes(_box(figure, _MARGIN + index * (_SIDE + _MARGIN), 2.1, _SIDE, _SIDE))
+    axes = figure.add_axes(box(figure, _MARGIN + index * (_SIDE + _MARGIN), 2.1, _SIDE, _SIDE))
     axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
     axes.set_title(title, loc="left", fontsize=12)
     return axes
