@@ -19,20 +19,23 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from . import distributed
 from .config import Settings, validate
-from .errors import StageError, UsageError
+from .errors import DreamerError, StageError, UsageError, of_the_machine
+from .locks import Lock
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PARTIAL = re.compile(r"\..+(\.\w+)\.\w+\1")  # as `atomic_path` names what is not complete yet
 _MAY_CHANGE = {"updates", "save_every", "validate_every", "memory_gib"}  # "updates" not while it is under way
 FORMAT = 1
 """Version of the files below; raised when they change so that old ones cannot be read."""
@@ -49,7 +52,23 @@ def check_name(name: str, what: str = "run") -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it takes the place of `path` only once it is complete and on disk."""
+    """Give a temporary path to write to; it takes the place of `path` only once it is complete and on disk.
+
+    Raises DreamerError where the disk is full, or does not let this user write.
+    """
+    try:
+        with _temporary_path(path) as temporary:
+            yield temporary
+    except DreamerError:
+        raise
+    except Exception as error:
+        if (lacking := of_the_machine(error, path)) is not None:
+            raise lacking from error
+        raise
+
+
+@contextmanager
+def _temporary_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -62,6 +81,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left in a folder. For who holds its lock."""
+    for path in folder.glob(".*"):
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,9 +138,34 @@ class StageFolder:
         return self.path / "model.safetensors"
 
     @property
+    def state(self) -> Path:
+        """The checkpoint from which fitting goes on. It is private: nobody else's is read."""
+        return self.path / "training_state.pt"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """The file of its lock, beside it: `--fresh` deletes the folder."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be alone with the folder; the first of several processes for all. What a killed command left is cleared up.
+
+        Raises BusyError where another command has it.
+        """
+        with ExitStack() as held:
+            distributed.once(lambda: self._hold(held))
+            yield
+
+    def _hold(self, held: ExitStack) -> None:
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(Lock(self.lock, self.path, self.command))
+        remove_partial(self.path)
 
     def read_manifest(self) -> Manifest | None:
         """The manifest, or None where the stage has not started. Raises StageError where it is unreadable."""
@@ -175,6 +226,8 @@ class StageFolder:
             UsageError: other settings are asked for than those it was begun with.
         """
         if fresh and self.path.exists():
+            self.state.unlink(missing_ok=True)  # first: nothing must go on from it, should this be cut short
+            (self.path / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(self.path)
         manifest = self.read_manifest()
         if manifest is None:
@@ -192,8 +245,9 @@ class StageFolder:
     def _reconcile(
         self, settings: Settings, sections: Collection[str], manifest: Manifest, minutes: float | None
     ) -> Settings:
-        planned = minutes is not None and manifest.done > 0
-        under_way = manifest.done > 0 and not manifest.complete  # its step sizes are those of its length
+        begun = manifest.done > 0 or self.state.exists()  # which is written a moment before the manifest
+        planned = minutes is not None and begun
+        under_way = begun and not manifest.complete  # its step sizes are those of its length
         before = self.read_settings().section_values(sections)
         for name, value in settings.section_values(sections).items():
             key = name.split(".")[-1]

@@ -217,6 +217,9 @@ class Settings(Section):
     """All settings of a run."""
 
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    deterministic: bool = Field(
+        False, description="only algorithms that give bitwise the same again on the same machine; slower on a GPU"
+    )
     view: ViewSettings = ViewSettings()
     collect: CollectSettings = CollectSettings()
     model: ModelSettings = ModelSettings()
@@ -277,9 +280,9 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
 
 STAGE_SECTIONS = {
     "collect": ("seed", "view", "collect"),
-    "fit-world": ("seed", "view", "model", "world"),
+    "fit-world": ("seed", "deterministic", "view", "model", "world"),
     "show-encodings": ("seed",),
-    "fit-policy": ("seed", "policy"),
+    "fit-policy": ("seed", "deterministic", "policy"),
     "evaluate": ("seed", "evaluate"),
 }
 """The settings that each stage depends on, beside those that its inputs were made with."""

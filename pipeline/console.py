@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -156,6 +157,10 @@ class MetricsLog:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.stream.write(json.dumps({"step": step, **finite}) + "\n")
         self.stream.flush()
+
+    def sync(self) -> None:
+        """Have all lines on disk."""
+        os.fsync(self.stream.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -53,6 +54,35 @@ def _own(name: str) -> torch.device:
         raise UsageError(f"This machine has {there} GPUs; start at most {there} processes on it, or use --device cpu")
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+@contextmanager
+def deterministic(asked: bool, minutes: float | None = None) -> Iterator[None]:
+    """Within it, where asked, PyTorch computes by algorithms alone that give bitwise the same on the same machine.
+
+    On a CPU they do so anyhow, with as many threads. An operation that has none on this device raises RuntimeError.
+
+    Args:
+        asked: whether.
+        minutes: of the updates that were asked for by time.
+
+    Raises:
+        UsageError: both are.
+    """
+    if not asked:
+        yield
+        return
+    if minutes is not None:
+        raise UsageError(
+            "--minutes goes by the clock, which is never twice the same; with --deterministic give --updates"
+        )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the GPU's products are first used
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def room_for_data(device: torch.device) -> int:

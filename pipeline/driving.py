@@ -24,6 +24,7 @@ from .artifacts import Run
 from .envs.actions import GAS, Action
 from .envs.random_policies import make_policy
 from .envs.view import AgentView, Step, kept_view
+from .errors import DreamerError
 from .learning.imagination import Dream, imagine
 from .models.dynamics import Latent
 from .processes import in_order
@@ -65,6 +66,7 @@ class Garage:
         stochastic: the policy draws its actions instead of taking their mean.
         device: where the policy computes.
         discount: that the world model's continue head holds; 1 where it holds none.
+        deterministic: by algorithms alone that give bitwise the same again.
     """
 
     run: Path
@@ -75,6 +77,7 @@ class Garage:
     stochastic: bool = False
     device: str = "cpu"
     discount: float = 1.0
+    deterministic: bool = False
 
 
 def open_garage(run: Run, *, seed: int = 0, stochastic: bool = False, device: torch.device | str = "cpu") -> Garage:
@@ -183,6 +186,10 @@ def drive(garage: Garage, job: Job) -> Drive:
         if job.driver == POLICY and index == dream_start:
             start = agent_of(garage).latent
         rewards.append(decision.step.reward)
+        if not math.isfinite(rewards[-1]):
+            raise DreamerError(
+                f"The reward of decision {index} of '{job.driver}' on track {job.track} is {rewards[-1]}"
+            )
     score = score_of(view, job.track, rewards, decision.step)
     if start is None:
         return Drive(score, tuple(rewards))
@@ -216,7 +223,8 @@ def drive_all(
     garage: Garage, jobs: Sequence[Job], workers: int, stopped: Callable[[], bool]
 ) -> Generator[Drive, None, None]:
     """Do all drives in worker processes, in the order of the jobs; see `processes.in_order`."""
-    return in_order(partial(drive, garage), jobs, workers, prepare=_settle_in, stopped=stopped)
+    prepare = partial(_settle_in, garage.deterministic)
+    return in_order(partial(drive, garage), jobs, workers, prepare=prepare, stopped=stopped)
 
 
 @contextmanager
@@ -230,7 +238,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _settle_in() -> None:
+def _settle_in(deterministic: bool) -> None:
     """Compute on one thread, in a worker for good."""
+    torch.use_deterministic_algorithms(deterministic)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

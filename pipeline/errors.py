@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class DreamerError(Exception):
@@ -24,10 +27,60 @@ class StageError(DreamerError):
     exit_code = 3
 
 
+class BusyError(StageError):
+    """Another command is at work on what this one needs."""
+
+
 class InterruptedRunError(DreamerError):
     """Ctrl-C or SIGTERM: everything up to here is saved, and the same command goes on from it."""
 
     exit_code = 130
+
+
+_REFUSED = {
+    errno.ENOSPC: "cannot be written, for the disk is full",
+    errno.EDQUOT: "cannot be written, for this user's share of the disk is used up",
+    errno.EFBIG: "cannot be written, for it becomes larger than a file may be here",
+    errno.EROFS: "cannot be written, for the disk is read-only",
+    errno.EACCES: "is not for this user to read or write",
+    errno.EPERM: "is not for this user to read or write",
+    errno.EIO: "cannot be read or written, for the disk fails",
+}
+_TOO_LARGE = re.compile(r"can't allocate memory|out of memory")  # torch's ways, on a CPU and on others
+_ERROR_NUMBER = re.compile(r"\((?:os error|errno =) (\d+)")  # safetensors' way to say it
+
+
+def of_the_machine(error: BaseException, path: Path | None = None) -> DreamerError | None:
+    """What an error says where it is the machine that lacks something: room on the disk, a permission, memory.
+
+    Args:
+        error: as a library raised it. What has really happened may stand behind it, as its context.
+        path: that was being written, where that is known.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        number = link.errno if isinstance(link, OSError) else None
+        if number is None and (match := _ERROR_NUMBER.search(str(link))):
+            number = int(match[1])
+        if number in _REFUSED:
+            name = path or getattr(link, "filename", None) or "A file"
+            return DreamerError(
+                f"{name} {_REFUSED[number]}; what was saved before is as it was, and the same command goes on from it "
+                "once that is mended"
+            )
+        if isinstance(link, MemoryError) or number == errno.ENOMEM or _TOO_LARGE.search(str(link)):
+            return DreamerError(
+                f"There is not enough memory ({_first_line(link)}); what was saved before is as it was. Close other "
+                "programs, or take fewer --workers, or a lower world.memory_gib or policy.states_gib; if that does not "
+                "do, a smaller world.batch, policy.starts or model, with --fresh"
+            )
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,6 +16,9 @@ from types import FrameType
 from typing import Any, Self, TypeVar
 
 from .errors import DreamerError
+
+PATIENCE = 30 * 60.0
+"""Seconds without any result after which workers are taken to hang. A drive of the largest model takes minutes."""
 
 _AHEAD = 2  # items under way for each worker, so that none waits for another
 Item = TypeVar("Item")
@@ -30,24 +33,42 @@ def cores() -> int:
 class Interruption:
     """Within it, Ctrl-C and SIGTERM only ask: `asked` says that it is time to save and stop. A second Ctrl-C insists.
 
+    Who obeys leaves by an exception. What was asked too late for that is asked again outside, of whoever listens there.
+
     Outside the main thread, where Python takes no signals, nothing is ever asked.
     """
 
     def __enter__(self) -> Self:
         self.asked = False
+        self._last = signal.SIGINT
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.asked and kind is None:
+            signal.raise_signal(self._last)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._last = True, signal.Signals(number)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Within it, SIGTERM raises KeyboardInterrupt too, so that it leaves nothing half written either."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def in_order(
@@ -71,10 +92,12 @@ def in_order(
         The results in the order of the items.
 
     Raises:
-        DreamerError: a worker was killed. What the function itself raises comes out as it is.
+        DreamerError: a worker was killed, or none has answered for `PATIENCE`. What the function itself raises comes
+            out as it is.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (prepare,))
     waiting, queue = deque[Future[Result]](), iter(items)
+    others = {process.pid for process in multiprocessing.active_children()}
     try:
         while not stopped():
             with _ctrl_c_held_back():
@@ -82,11 +105,20 @@ def in_order(
                     waiting.append(pool.submit(function, item))
             if not waiting:
                 return
-            yield waiting.popleft().result()
+            yield waiting.popleft().result(PATIENCE)
         for future in reversed(waiting):
             future.cancel()  # where it has not begun
         while waiting and not waiting[0].cancelled():
-            yield waiting.popleft().result()
+            yield waiting.popleft().result(PATIENCE)
+    except TimeoutError as error:
+        _kill_workers(others)
+        raise DreamerError(
+            f"No worker process has answered for {PATIENCE / 60:.0f} minutes, and they were ended; what was finished "
+            "before is kept, and the same command goes on from it"
+        ) from error
+    except KeyboardInterrupt:
+        _kill_workers(others)  # they are not waited for a second time
+        raise
     except BrokenProcessPool as error:
         if stopped():  # a SIGTERM for the whole group has reached the workers too
             return
@@ -95,6 +127,12 @@ def in_order(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _kill_workers(others: Collection[int | None]) -> None:
+    for process in multiprocessing.active_children():
+        if process.pid not in others:
+            process.kill()
 
 
 @contextmanager

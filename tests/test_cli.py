@@ -237,7 +237,7 @@ def test_a_setting_of_another_command_is_refused(
 
 
 def test_every_section_of_the_settings_has_an_owner() -> None:
-    assert {"seed", *shared_options.OWNERS} == set(resolve().model_dump())
+    assert {"seed", "deterministic", *shared_options.OWNERS} == set(resolve().model_dump())
     assert set(shared_options.OWNERS.values()) <= set(COMMANDS)
 
 

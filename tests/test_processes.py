@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,8 +16,9 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.errors import DreamerError
-from pipeline.processes import Interruption, cores, in_order
+from pipeline import processes
+from pipeline.errors import DreamerError, InterruptedRunError
+from pipeline.processes import Interruption, cores, in_order, sigterm_as_ctrl_c
 
 WORK = """
 import os, time
@@ -32,6 +35,10 @@ def fail_at_3(number):
 def die_at_3(number):
     if number == 3:
         os._exit(1)
+    return number
+
+def hang_at_3(number):
+    time.sleep(1000 * (number == 3))
     return number
 
 def wait(number):
@@ -76,6 +83,17 @@ def test_a_dead_worker_is_named(work: Callable[[str], Callable[[int], object]]) 
         list(in_order(work("die_at_3"), range(9), 1))
 
 
+def test_a_worker_that_hangs_is_told_and_ended(
+    work: Callable[[str], Callable[[int], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = in_order(work("hang_at_3"), range(9), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]  # which takes as long as it takes to begin
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    with pytest.raises(DreamerError, match="No worker process has answered"):
+        next(results)
+    assert not multiprocessing.active_children()
+
+
 def test_once_stopped_what_is_under_way_still_comes(work: Callable[[str], Callable[[int], object]]) -> None:
     results: list[object] = []
     for number in in_order(work("wait"), itertools.count(), 1, stopped=lambda: len(results) >= 3):
@@ -86,14 +104,39 @@ def test_once_stopped_what_is_under_way_still_comes(work: Callable[[str], Callab
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_asks_and_the_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with Interruption() as stop:
+    with contextlib.suppress(InterruptedRunError), Interruption() as stop:
         assert not stop.asked
         os.kill(os.getpid(), number)
         assert stop.asked
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
+        raise InterruptedRunError
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_asked_too_late_is_asked_again_outside(number: signal.Signals) -> None:
+    with contextlib.suppress(InterruptedRunError), Interruption() as outer:
+        with Interruption():
+            os.kill(os.getpid(), number)
+        assert outer.asked
+        outer.asked = False
+        with pytest.raises(ValueError, match="other"), Interruption():
+            os.kill(os.getpid(), number)
+            raise ValueError("other")
+        assert not outer.asked
+
+
+def test_sigterm_ends_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_as_ctrl_c():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), Interruption() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_outside_the_main_thread_nothing_is_asked() -> None:

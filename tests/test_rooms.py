@@ -21,7 +21,7 @@ FLOORS = (
     ("envs",),
     ("artifacts",),
     ("devices",),
-    ("config", "console", "distributed", "processes"),
+    ("config", "console", "distributed", "locks", "processes"),
     ("allocator", "errors", "randomness", "scores"),
 )
 """From the roof to the cellar. What shares a floor may not import each other, but within a room all may."""

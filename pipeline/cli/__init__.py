@@ -12,7 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__, console, distributed
-from ..errors import DreamerError, InterruptedRunError
+from ..errors import DreamerError, InterruptedRunError, of_the_machine
+from ..processes import sigterm_as_ctrl_c
 from . import playing, stages
 from .options import app
 
@@ -37,11 +38,13 @@ def _app(
 def main() -> NoReturn:
     """The console script. An error is one sentence and an exit code; `--debug` shows its traceback first."""
     try:
-        with distributed.joined():
+        with sigterm_as_ctrl_c(), distributed.joined():
             app(prog_name="dreamer")
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
+        if not isinstance(error, DreamerError):
+            error = of_the_machine(error) or error
         console.set_mute(not distributed.first_to_say(str(error)))
         if isinstance(error, DreamerError):
             (console.warn if isinstance(error, InterruptedRunError) else console.fail)(str(error))

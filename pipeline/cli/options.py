@@ -15,7 +15,7 @@ import typer
 from .. import console, distributed
 from ..artifacts import Run, check_name
 from ..config import Settings, flatten, parse_value, read_settings_file, resolve
-from ..errors import UsageError
+from ..errors import InterruptedRunError, UsageError
 from ..processes import cores
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class Shared:
         _shared_option("--set", metavar="SECTION.KEY=VALUE", help="A single setting; may be given several times."),
     ] = None
     seed: Annotated[int | None, _shared_option(metavar="N", help="Seed of everything random.", show_default="0")] = None
+    deterministic: Annotated[
+        bool,
+        _shared_option("--deterministic", metavar="", help="Bitwise the same again on this machine."),
+    ] = False
     device: Annotated[
         str, _shared_option(metavar="auto|cpu|cuda|mps", help="Where the networks run; collecting has none.")
     ] = "auto"
@@ -107,7 +111,7 @@ class Shared:
             UsageError: a setting is unknown, out of bounds or, given with `--set`, of no use to the command.
         """
         given = [_assignment(text) for text in self.assignments or ()]
-        options = {"seed": self.seed, **(shortcuts or {})}
+        options = {"seed": self.seed, "deterministic": self.deterministic or None, **(shortcuts or {})}
         file = read_settings_file(self.config) if self.config else None
         chosen = (self.variant, self.size, self.preset, file)
         if recorded is not None and all(choice is None for choice in chosen):
@@ -207,7 +211,10 @@ def command(*examples: str, shares: bool = False) -> Callable[[Callable[..., Non
             console.set_quiet(common.quiet)
             if distributed.size() > 1:
                 _share_out(shares and not common.dry_run)
-            function(common, **options)
+            try:
+                function(common, **options)
+            except KeyboardInterrupt:  # where there is nothing to save
+                raise InterruptedRunError("Stopped; the same command goes on from what is saved") from None
 
         call.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
         app.command(epilog=_examples(*examples))(call)

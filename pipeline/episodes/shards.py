@@ -16,9 +16,10 @@ from typing import Self
 
 from ..console import Meter
 from ..errors import InterruptedRunError, StageError, UsageError
+from ..locks import reading
 from ..processes import Interruption
 from .metadata import Origin
-from .store import EpisodeStore, EpisodeWriter
+from .store import EpisodeStore, EpisodeWriter, lock_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def open_shards(whole: Path, count: int, origin: Origin) -> Iterator[list[Episod
 
     Raises:
         StageError: a shard is missing, damaged or was collected with other settings.
+        BusyError: a shard is being recorded at this moment.
     """
     with ExitStack() as stack:
         stores = []
@@ -76,6 +78,7 @@ def open_shards(whole: Path, count: int, origin: Origin) -> Iterator[list[Episod
             path = whole.with_name(shard.name(whole.name))
             if not EpisodeStore.has_episodes(path):
                 raise StageError(f"{path} holds no episodes; run `dreamer collect --data {whole.name} --shard {shard}`")
+            stack.enter_context(reading(f"dreamer collect --data {whole.name} --merge {count}", (lock_of(path), path)))
             stores.append(stack.enter_context(EpisodeStore.open(path)))
             stores[-1].origin.require(origin.model_copy(update={"shard": str(shard)}), path)
         yield stores

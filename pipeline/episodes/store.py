@@ -3,7 +3,7 @@
     data/<name>/metadata.json      how the episodes came about, and Minari's own facts
                 main_data.hdf5     the episodes (see `hdf5`)
                 pending/           episodes recorded since, one HDF5 file each
-                .lock              held by the process that adds episodes
+                .lock              held by the process that adds episodes, or by those that read (see `locks`)
 
 HDF5 changes a file in place, in many small writes, and a process killed between two of them can leave a file that
 nobody can open. So the data file is never changed. A new episode is a file of its own, complete before it
@@ -13,6 +13,7 @@ every moment each finished episode is either in the data file or beside it, and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -20,14 +21,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import atomic_path
+from ..artifacts import atomic_path, remove_partial
 from ..errors import StageError
+from ..locks import Lock
 from . import hdf5
 from .episode import Decisions, Episode, info_types
 from .hdf5 import Entry, ForeignError, Shapes
@@ -193,7 +195,7 @@ class EpisodeWriter:
         steps: decisions in all episodes, those in the data file included.
     """
 
-    def __init__(self, path: Path, origin: Origin, entries: list[Entry], merged: int, lock: IO[str]) -> None:
+    def __init__(self, path: Path, origin: Origin, entries: list[Entry], merged: int, lock: Lock) -> None:
         self.path = path
         self.origin = origin
         self.steps = sum(entry.steps for entry in entries)
@@ -211,8 +213,12 @@ class EpisodeWriter:
             actions = f"{episode.actions.dtype} actions {episode.actions.shape}, infos {', '.join(episode.infos)}"
             raise ValueError(f"the data set holds {shapes}, the episode has {actions} and pictures of size {size}")
         index = len(self)
-        with atomic_path(_pending_path(self.path, index)) as temporary, h5py.File(temporary, "w") as file:
-            entry = hdf5.write_episode(file, index, episode)
+        with h5py.File("episode", "w", driver="core", backing_store=False) as file:  # in memory: on a full disk, HDF5
+            entry = hdf5.write_episode(file, index, episode)  # cannot close a file, and may take the process with it
+            file.flush()
+            image = file.id.get_file_image()
+        with atomic_path(_pending_path(self.path, index)) as temporary:
+            temporary.write_bytes(image)
         self._entries.append(entry)
         self.steps += entry.steps
 
@@ -221,8 +227,6 @@ class EpisodeWriter:
         data, pending = self.path / _DATA, self.path / _PENDING
         if not pending.exists():
             return
-        for leftover in self.path.glob(f".{_DATA}.*"):
-            leftover.unlink()  # a copy cut short by a kill
         if self._merged < len(self):
             with atomic_path(data) as temporary:
                 self._copy_to(temporary)
@@ -232,7 +236,10 @@ class EpisodeWriter:
         shutil.rmtree(pending)  # last: as long as it is there, a killed merge is done again
 
     def _copy_to(self, temporary: Path) -> None:
-        """Write the data file as it is, with the pending episodes behind."""
+        """Write the data file as it is, with the pending episodes behind. Raises OSError where the disk is full."""
+        parts = [self.path / _DATA, *(_pending_path(self.path, index) for index in range(self._merged, len(self)))]
+        if sum(part.stat().st_size for part in parts if part.exists()) >= shutil.disk_usage(self.path).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # HDF5 had better not be the first to notice
         if self._merged:
             shutil.copyfile(self.path / _DATA, temporary)
         with h5py.File(temporary, "r+" if self._merged else "w") as target, _refusing(self.path):
@@ -324,23 +331,13 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path / _PENDING)
 
 
-def _lock(path: Path) -> IO[str]:
-    """Keep other writers out until the returned file is closed, or this process ends however it ends."""
-    stream = (path / ".lock").open("a+", encoding="utf-8")
-    try:
-        import fcntl  # not on Windows, where two writers are not kept apart
+def lock_of(path: Path) -> Path:
+    """The file of the lock of a data set."""
+    return path / ".lock"
 
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except OSError as error:
-        stream.seek(0)
-        holder = stream.read(20).strip() or "unknown"
-        stream.close()
-        raise StageError(
-            f"{path} is being written by another `dreamer collect` (process {holder}); wait for it to end"
-        ) from error
-    stream.truncate(0)
-    stream.write(str(os.getpid()))
-    stream.flush()
-    return stream
+
+def _lock(path: Path) -> Lock:
+    """Keep others out until the lock is closed, or this process ends however it ends; and clear up after a dead one."""
+    lock = Lock(lock_of(path), path, f"dreamer collect --data {path.name}")
+    remove_partial(path)
+    return lock

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any, Protocol, Self
 
@@ -17,22 +16,32 @@ from .. import distributed
 from ..artifacts import Manifest, StageFolder, atomic_path
 from ..config import Settings
 from ..console import Meter, MetricsLog, warn
-from ..errors import DreamerError, InterruptedRunError, StageError
+from ..errors import DreamerError, InterruptedRunError, StageError, of_the_machine
 from ..processes import Interruption
 from ..randomness import Stream, seed_torch
+from .watching import NotFiniteError, Recent, Watch, check_finite
 
 LOG_EVERY = 10
 """Updates between two lines of metrics."""
 
 
 class Learner(Protocol):
-    """What `fit` fits. An update may depend on its number and on the state alone: that is what makes resuming exact."""
+    """What `fit` fits. An update may depend on its number and on the state alone: that is what makes resuming exact.
+
+    Attributes:
+        gradients: (P,), norms of the last update's gradients before clipping, of the P parameters that have one.
+    """
+
+    gradients: Tensor
 
     def begin(self, first: int, last: int) -> None:
         """Get ready for the updates first .. last - 1."""
 
     def update(self, index: int) -> Mapping[str, Tensor]:
         """Take one gradient step and give its metrics, each ()."""
+
+    def parameters(self) -> Sequence[str]:
+        """The names of those P parameters."""
 
     def check(self, done: int, final: bool) -> Mapping[str, float]:
         """Look at held-out data where it is time to, after `done` updates; {} where it is not."""
@@ -54,6 +63,7 @@ class Plan:
         save_every: updates between two checkpoints.
         seed: of every update's random stream.
         shown: metrics beside the bar.
+        watches: what to look out for.
     """
 
     title: str
@@ -61,9 +71,11 @@ class Plan:
     save_every: int
     seed: int
     shown: tuple[str, ...]
+    watches: tuple[Watch, ...] = ()
 
 
-def begin(
+@contextmanager
+def begun(
     folder: StageFolder,
     settings: Settings,
     sections: Collection[str],
@@ -71,21 +83,24 @@ def begin(
     *,
     minutes: float | None = None,
     fresh: bool = False,
-) -> tuple[Manifest, Settings]:
-    """`StageFolder.start`, done by the first process for all.
+) -> Iterator[tuple[Manifest, Settings]]:
+    """Alone with the folder, `StageFolder.start`, done by the first process for all.
 
-    Raises StageError, beside what that raises, where this process has read other inputs than the first.
+    Raises, beside what that raises:
+        BusyError: another command writes the folder, or reads it.
+        StageError: this process has read other inputs than the first.
     """
-    manifest, settings = distributed.once(
-        lambda: folder.start(settings, sections, inputs, minutes=minutes, fresh=fresh)
-    )
-    for name, digest in inputs.items():
-        if manifest.inputs[name] != digest:
-            raise StageError(
-                f"Process {distributed.rank()} sees another {name} than the first one; data/ and artifacts/ must be "
-                "the same folders on all machines"
-            )
-    return manifest, settings
+    with folder.writing():
+        manifest, settings = distributed.once(
+            lambda: folder.start(settings, sections, inputs, minutes=minutes, fresh=fresh)
+        )
+        for name, digest in inputs.items():
+            if manifest.inputs[name] != digest:
+                raise StageError(
+                    f"Process {distributed.rank()} sees another {name} than the first one; data/ and artifacts/ must "
+                    "be the same folders on all machines"
+                )
+        yield manifest, settings
 
 
 def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -> Manifest:
@@ -102,18 +117,19 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
 
     Raises:
         InterruptedRunError: after Ctrl-C or SIGTERM, everything saved.
-        DreamerError: a loss is not finite.
+        DreamerError: a loss, a gradient or a measurement is not finite.
         LostProcessError: this is one of several processes, and another one is gone.
     """
     first = load_state(learner, folder, manifest.done)
     if distributed.once(lambda: first) != first:
-        raise StageError(f"{state_path(folder)} is not the same on all machines; artifacts/ must be one folder")
+        raise StageError(f"{folder.state} is not the same on all machines; artifacts/ must be one folder")
     if manifest.complete:
         warn(f"{folder.path} goes on from {first} to {plan.updates} updates: its step sizes, fallen to 0, rise again")
     learner.begin(first, plan.updates)
     started, seconds = time.monotonic(), float(manifest.facts.get("seconds", 0.0)) if first else 0.0
     manifest = replace(manifest, done=first, complete=False, facts={**manifest.facts, "seconds": seconds})
     shown: dict[str, float] = {}
+    recent = Recent()
     with (
         _Record(folder, first) as record,
         Interruption() as interruption,
@@ -123,15 +139,18 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
             seed_torch(plan.seed, Stream.UPDATE, index)
             metrics = learner.update(index)
             done, final = index + 1, index + 1 == plan.updates
+            recent.add(done, metrics, learner.gradients)
             checked = learner.check(done, final)
             if checked or final or done % LOG_EVERY == 0:
-                line = {**as_floats(metrics, done, folder), **checked}
+                line = _look(recent, learner, folder, manifest.done, checked)
                 record.line(done, line)
                 shown |= {name: line[name] for name in plan.shown if name in line}
+                for said in filter(None, (watch.look(done, line) for watch in plan.watches)):
+                    warn(said)
             meter.advance_to(done, shown)
             stop = distributed.any_of(interruption.asked)
             if final or stop or done % plan.save_every == 0:
-                as_floats(metrics, done, folder)  # what has become infinite replaces no checkpoint
+                _look(recent, learner, folder, manifest.done, {})  # what is not finite replaces no checkpoint
                 spent = round(seconds + time.monotonic() - started, 1)
                 manifest = replace(manifest, done=done, facts={**manifest.facts, "seconds": spent})
                 record.checkpoint(learner.state(), manifest)
@@ -142,20 +161,24 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
     return manifest
 
 
-def as_floats(metrics: Mapping[str, Tensor], done: int, folder: StageFolder) -> dict[str, float]:
-    """Bring metrics from the device, all in one transfer, their means over all processes.
+def _look(
+    recent: Recent, learner: Learner, folder: StageFolder, saved: int, checked: Mapping[str, float]
+) -> dict[str, float]:
+    """The metrics of the last update, and what was found on held-out data then.
 
-    Raises DreamerError where one is not finite.
+    Raises DreamerError where a number has not been finite since the last look; `saved` is the last good checkpoint's.
     """
-    numbers = distributed.mean(torch.stack([metric.detach().float() for metric in metrics.values()])).tolist()
-    line = dict(zip(metrics, numbers, strict=True))
-    for name, value in line.items():
-        if not math.isfinite(value):
-            raise DreamerError(
-                f"The metric '{name}' became {value} at update {done}, and {state_path(folder)} is from before; "
-                f"run `{folder.command} --fresh` with a lower learning rate (--set)"
-            )
-    return line
+    try:
+        metrics = recent.look(learner.parameters())
+        check_finite(recent.done, checked)
+    except NotFiniteError as error:
+        kept = (
+            f"the last good checkpoint, {folder.state}, is of update {saved}" if saved else "nothing was saved before"
+        )
+        raise DreamerError(
+            f"{error}; {kept}; run `{folder.command} --fresh` with a lower learning rate (--set)"
+        ) from error
+    return {**metrics, **checked}
 
 
 class _Record:
@@ -184,9 +207,10 @@ class _Record:
 
     def checkpoint(self, state: Mapping[str, Any], manifest: Manifest) -> None:
         """Write a checkpoint and then the manifest, each atomically. The first is private: nobody else's is read."""
-        if distributed.is_first():
-            with atomic_path(state_path(self.folder)) as temporary:
-                torch.save({"done": manifest.done, "learner": state}, temporary)
+        if self.log is not None:
+            self.log.sync()  # what is saved has its metrics
+            with atomic_path(self.folder.state) as temporary, temporary.open("wb") as stream:
+                torch.save({"done": manifest.done, "learner": state}, stream)  # its own files hide why they fail
             self.folder.write_manifest(manifest)
 
 
@@ -195,7 +219,7 @@ def load_state(learner: Learner, folder: StageFolder, done: int) -> int:
 
     Raises StageError where it is damaged, or missing although `done` updates were recorded.
     """
-    path = state_path(folder)
+    path = folder.state
     if not path.exists():
         if done:
             raise StageError(
@@ -207,14 +231,9 @@ def load_state(learner: Learner, folder: StageFolder, done: int) -> int:
         learner.restore(state["learner"])
         return int(state["done"])
     except Exception as error:  # torch.load raises almost anything on a damaged file
-        raise StageError(
+        raise of_the_machine(error, path) or StageError(
             f"{path} is damaged ({type(error).__name__}); run `{folder.command} --fresh` to start anew"
         ) from error
-
-
-def state_path(folder: StageFolder) -> Path:
-    """Where the checkpoint is."""
-    return folder.path / "training_state.pt"
 
 
 def planned_updates(learner: Learner, minutes: float, seed: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,30 @@ def make_optimizer(
     return torch.optim.AdamW(parameters, rate, eps=settings.eps, weight_decay=decay, fused=True)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Tensor:
-    """Clip the gradients in place, as it goes with the optimizer, and give their global norm before that, ()."""
+class Norms(NamedTuple):
+    """Norms of gradients.
+
+    Attributes:
+        total: (), of all together.
+        each: (P,), of each parameter's, of the P that have one.
+    """
+
+    total: Tensor
+    each: Tensor
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Norms:
+    """Clip the gradients in place, as it goes with the optimizer, and give their norms before that."""
+    moved = [parameter for parameter in parameters if parameter.grad is not None]
     if settings.optimizer == "laprop":
-        return clip_adaptively([p for p in parameters if p.grad is not None], settings.agc)
-    return nn.utils.clip_grad_norm_(parameters, settings.clip)
+        return clip_adaptively(moved, settings.agc)
+    each = torch.stack(torch._foreach_norm([parameter.grad for parameter in moved if parameter.grad is not None]))
+    total: Tensor = torch.linalg.vector_norm(each)
+    nn.utils.clip_grads_with_norm_(moved, settings.clip, total)
+    return Norms(total, each)
 
 
-def clip_adaptively(parameters: Iterable[nn.Parameter], share: float, smallest: float = 1e-3) -> Tensor:
+def clip_adaptively(parameters: Iterable[nn.Parameter], share: float, smallest: float = 1e-3) -> Norms:
     """Adaptive gradient clipping, of each tensor by itself (Brock et al., arXiv 2102.06171, as in DreamerV3's code).
 
     g <- g / max(1, |g| / (share max(|w|, smallest))).
@@ -70,7 +86,7 @@ def clip_adaptively(parameters: Iterable[nn.Parameter], share: float, smallest: 
         smallest: norm of weights below which it counts as this, so that weights that are 0 can leave it.
 
     Returns:
-        Global norm of the gradients before, ().
+        Norms of the gradients before.
     """
     norms = []
     for parameter in parameters:
@@ -80,8 +96,8 @@ def clip_adaptively(parameters: Iterable[nn.Parameter], share: float, smallest: 
         largest = share * torch.linalg.vector_norm(parameter.detach()).clamp_min(smallest)
         gradient.div_((norm / largest).clamp_min(1.0))
         norms.append(norm)
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
+    each = torch.stack(norms)
+    return Norms(torch.linalg.vector_norm(each), each)
 
 
 class LaProp(torch.optim.Optimizer):

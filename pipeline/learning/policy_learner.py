@@ -36,6 +36,7 @@ class PolicyLearner:
 
     Attributes:
         ends: (N, ...), states that the last update's trajectories ended in, and `carried`, (N,) bool, those to go on.
+        gradients: see `Learner`.
         acting: averaged copy of the actor, which is what is kept for acting.
 
     Args:
@@ -65,6 +66,7 @@ class PolicyLearner:
         self._imagine = compiled(self._trajectories, settings.compile)
         self._loss = compiled(policy_loss, settings.compile, begins=False)
         self._last = settings.updates
+        self.gradients = torch.zeros(0)
         self.actor = actor
         self.acting = deepcopy(actor).requires_grad_(False)
         self.critic = Critic(model.features, model.settings, settings).to(model.device)
@@ -145,10 +147,17 @@ class PolicyLearner:
             optimizer.zero_grad(set_to_none=True)
         (loss.actor + loss.critic).backward(inputs=both)  # neither loss reaches the other's network
         distributed.average_gradients(both)
-        norms = {f"{name}_gradient": clip_gradients(parameters[name], self.settings) for name in networks}
+        norms = {name: clip_gradients(parameters[name], self.settings) for name in networks}
+        self.gradients = torch.cat([norm.each for norm in norms.values()])
         for optimizer in optimizers.values():
             optimizer.step()
-        return norms
+        return {f"{name}_gradient": norm.total for name, norm in norms.items()}
+
+    def parameters(self) -> list[str]:
+        """See `Learner.parameters`."""
+        networks = {"actor": self.actor, "critic": self.critic}
+        every = [(f"{key}.{name}", p) for key, network in networks.items() for name, p in network.named_parameters()]
+        return [name for name, parameter in every if parameter.grad is not None]
 
     def check(self, done: int, final: bool) -> Mapping[str, float]:
         """There is nothing held out: the real environment is the test, and it is not for this stage to see."""

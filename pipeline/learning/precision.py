@@ -11,13 +11,14 @@ import torch.nn.functional as F
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Turn 'auto' into 'bfloat16' where a convolution like the encoder's is faster in it here, else 'float32'.
 
-    Measured, not looked up: processors that list the instructions are not all faster with them.
+    Measured, not looked up: processors that list the instructions are not all faster with them. What is measured may
+    differ from one time to another, so that where all shall be deterministic it is float32.
     """
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type != "cpu":
+    if device.type != "cpu" or torch.are_deterministic_algorithms_enabled():
         return "float32"
     return "bfloat16" if _seconds(torch.bfloat16) < 0.9 * _seconds(torch.float32) else "float32"
 

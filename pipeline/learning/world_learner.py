@@ -46,6 +46,7 @@ class WorldLearner:
     Attributes:
         best: lowest held-out loss so far, and `best_model` the weights that had it. (Not the open-loop picture error:
             the blurred pictures of a model that has learned little are hard to beat in it.)
+        gradients: see `Learner`.
 
     Args:
         model: on its device.
@@ -66,6 +67,7 @@ class WorldLearner:
         self.best_model = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self._batches: Iterator[Batch] = iter(())
         self._last = settings.updates
+        self.gradients = torch.zeros(0)
 
     def begin(self, first: int, last: int) -> None:
         """Start reading batches ahead."""
@@ -84,9 +86,14 @@ class WorldLearner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         distributed.average_gradients(self.model.parameters())
-        norm = clip_gradients(self.model.parameters(), settings)
+        norms = clip_gradients(self.model.parameters(), settings)
+        self.gradients = norms.each
         self.optimizer.step()
-        return {"loss": loss.total, **loss.parts, "gradient": norm}
+        return {"loss": loss.total, **loss.parts, "gradient": norms.total}
+
+    def parameters(self) -> list[str]:
+        """See `Learner.parameters`."""
+        return [name for name, parameter in self.model.named_parameters() if parameter.grad is not None]
 
     def check(self, done: int, final: bool) -> Mapping[str, float]:
         """Errors on held-out episodes, every `validate_every` updates and at the end; keeps the best weights."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..config import ModelSettings, PolicySettings
 from .distributions import SymexpTwoHot, UnitNormal
 from .networks import Mlp, initialise
-from .policies import ActionDistribution, action_distribution
+from .policies import ActionDistribution, OneHotAction, action_distribution
 
 
 class Actor(nn.Module):
@@ -47,6 +47,16 @@ class Actor(nn.Module):
     def forward(self, feature: Tensor) -> ActionDistribution:
         """(..., F) to a distribution over actions (..., A)."""
         return self.distribution(self.network(feature))
+
+    @torch.no_grad()
+    def entropy_bounds(self) -> tuple[float, float]:
+        """The least and the largest entropy that its distribution has around a neutral action, nats."""
+        outputs = len(self.network.out.bias)
+        discrete = self.distribution is OneHotAction
+        swept = torch.arange(outputs) < 1 if discrete else torch.arange(outputs) >= outputs // 2  # logit, deviations
+        raw = torch.linspace(-20, 20, 161)[:, None] * swept
+        entropy = self.distribution(raw).entropy()
+        return float(entropy.min()), float(entropy.max())
 
 
 class Critic(nn.Module):

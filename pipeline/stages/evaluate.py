@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from .. import __version__, console, distributed
 from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, write_text
 from ..config import Settings
+from ..devices import deterministic
 from ..driving import (
     DREAM_SAMPLES,
     DRIVERS,
@@ -35,6 +37,7 @@ from ..driving import (
 )
 from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS
 from ..errors import InterruptedRunError, UsageError
+from ..locks import reading
 from ..processes import Interruption, cores
 from ..scores import Promise, Report, Summary, compare
 from ..viewing.drive_film import FPS, film_drive, pick
@@ -70,13 +73,24 @@ def evaluate(
 
     Raises:
         StageError: the world model or the policy is missing, damaged or stale.
+        BusyError: another command is at work on them, or on this.
         UsageError: there are more processes than tracks.
         InterruptedRunError: after Ctrl-C.
         DreamerError: a worker was killed, or nothing here encodes a film.
     """
+    with (
+        deterministic(settings.deterministic),
+        reading(run.evaluation.command, *((stage.lock, stage.path) for stage in (run.world, run.policy))),
+    ):
+        garage = open_garage(run, seed=settings.seed, stochastic=stochastic, device=device)
+        garage = replace(garage, deterministic=settings.deterministic)
+        agent_of(garage)  # finds fault with the weights before any work
+        with run.evaluation.writing():
+            return _evaluate(settings, garage, run.evaluation, workers, video=video)
+
+
+def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: int | None, *, video: bool) -> Report:
     started = time.monotonic()
-    garage = open_garage(run, seed=settings.seed, stochastic=stochastic, device=device)
-    agent_of(garage)  # finds fault with the weights before any work
     tracks = (REPORT_TRACKS if settings.evaluate.list == "report" else SELECTION_TRACKS)[: settings.evaluate.tracks]
     if distributed.size() > len(tracks):
         raise UsageError(f"evaluate.tracks = {len(tracks)} are not enough for {distributed.size()} processes")
@@ -85,7 +99,7 @@ def evaluate(
     question = {
         "list": settings.evaluate.list,
         "tracks": list(tracks),
-        "actions": "stochastic" if stochastic else "deterministic",
+        "actions": "stochastic" if garage.stochastic else "deterministic",
         "seed": settings.seed,
         "world": garage.world,
         "policy": garage.policy,
@@ -95,9 +109,9 @@ def evaluate(
     if not distributed.is_first():
         return report
     facts = {"seconds": round(time.monotonic() - started, 1), "workers": workers, **_here(garage)}
-    _save(report, settings, run.evaluation, facts)
+    _save(report, settings, folder, facts)
     if video:
-        _film(report, garage, run.evaluation)
+        _film(report, garage, folder)
     return report
 
 
@@ -219,8 +233,9 @@ def keep_earlier(folder: StageFolder, content: Mapping[str, Any]) -> None:
         same = False
     if same:
         return
-    number = next(n for n in itertools.count(1) if not any(folder.path.glob(f"*-{n}.*")))
-    for old in (path, *folder.path.glob(f"{Path(_FILM).stem}.*")):
+    kept = [*folder.path.glob(f"{Path(_FILM).stem}.*"), path]  # the report last, by which a renaming cut short is told
+    number = next(n for n in itertools.count(1) if not any(old.with_stem(f"{old.stem}-{n}").exists() for old in kept))
+    for old in kept:
         old.rename(old.with_stem(f"{old.stem}-{number}"))
     console.say(f"The earlier report is kept as {path.with_stem(f'{path.stem}-{number}')}")
 

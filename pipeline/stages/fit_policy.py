@@ -10,13 +10,16 @@ import torch
 from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash
 from ..config import STAGE_SECTIONS, Settings
-from ..episodes.store import EpisodeStore
+from ..devices import deterministic
+from ..episodes.store import EpisodeStore, lock_of
 from ..episodes.windows import Windows
 from ..errors import UsageError
 from ..learning.encoding import EncodedData, encode, episodes_that_fit
-from ..learning.fitting import Plan, begin, fit, planned_updates
+from ..learning.fitting import Plan, begun, fit, planned_updates
 from ..learning.policy_learner import PolicyLearner
 from ..learning.precision import resolve_precision
+from ..learning.watching import Watch
+from ..locks import reading
 from ..models.actor_critic import Actor
 from ..models.checkpoints import LoadedWorld, load_world, save_actor
 from ..randomness import Stream, seed_torch
@@ -60,32 +63,57 @@ def fit_policy(
     """
     if settings.policy.compile and distributed.size() > 1:
         raise UsageError("policy.compile is for one process: in several, the range of the returns is a joint one")
-    with EpisodeStore.open(data) as store:
-        world_manifest = run.world.require({"data": store.fingerprint})
-        world = load_world(run.world.weights, device)
-        folder = run.policy
-        fitted = run.world.read_settings()
+    folder, source = run.policy, run.world
+    with (
+        deterministic(settings.deterministic, minutes),
+        reading(folder.command, (lock_of(data), data), (source.lock, source.path)),
+        EpisodeStore.open(data) as store,
+    ):
+        world_manifest = source.require({"data": store.fingerprint})
+        world = load_world(source.weights, device)
+        fitted = source.read_settings()
         settings = settings.model_copy(
             update={name: getattr(fitted, name) for name in ("view", "collect", "model", "world")}
         )
-        inputs = {"data": store.fingerprint, "world": world_manifest.outputs[run.world.weights.name]}
+        inputs = {"data": store.fingerprint, "world": world_manifest.outputs[source.weights.name]}
         sections = STAGE_SECTIONS["fit-policy"]
-        manifest, settings = begin(folder, settings, sections, inputs, minutes=minutes, fresh=fresh)
-        if manifest.complete and manifest.done >= settings.policy.updates:
-            console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
-            return manifest
-        precision = distributed.once(lambda: resolve_precision(settings.policy.precision, device))
-        settings = settings.with_value("policy.precision", precision)
-        encoded = encode_data(world, store, settings)
-    if minutes is not None and not manifest.done:
-        planned = planned_updates(_learner(settings, world, encoded), minutes, settings.seed)
-        settings = settings.with_value("policy.updates", planned)
-    if distributed.is_first():
-        folder.write_settings(settings)
-    learner = _learner(settings, world, encoded)
-    plan = Plan("Fitting the policy", settings.policy.updates, settings.policy.save_every, settings.seed, _SHOWN)
-    manifest = fit(learner, plan, folder, manifest)
-    return distributed.once(lambda: _finish(learner, settings, folder, manifest))
+        with begun(folder, settings, sections, inputs, minutes=minutes, fresh=fresh) as (manifest, settings):
+            if manifest.complete and manifest.done >= settings.policy.updates:
+                console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
+                return manifest
+            precision = distributed.once(lambda: resolve_precision(settings.policy.precision, device))
+            settings = settings.with_value("policy.precision", precision)
+            encoded = encode_data(world, store, settings)
+            if minutes is not None and not distributed.once(folder.state.exists):
+                planned = planned_updates(_learner(settings, world, encoded), minutes, settings.seed)
+                settings = settings.with_value("policy.updates", planned)
+            if distributed.is_first():
+                folder.write_settings(settings)
+            learner, policy = _learner(settings, world, encoded), settings.policy
+            watches = _watches(learner.actor)
+            plan = Plan("Fitting the policy", policy.updates, policy.save_every, settings.seed, _SHOWN, watches)
+            manifest = fit(learner, plan, folder, manifest)
+            return distributed.once(lambda: _finish(learner, settings, folder, manifest))
+
+
+def _watches(actor: Actor) -> tuple[Watch, ...]:
+    """What goes wrong with a policy."""
+    low, high = actor.entropy_bounds()
+    margin = 0.02 * (high - low)
+    explodes = "that is more than a hundred times what it was; a lower policy.{}_rate may help (--set, --fresh)"
+    return (
+        Watch(
+            "entropy",
+            low=low + margin,
+            below="the actor varies its actions as little as it can, and finds out nothing new; a larger "
+            "policy.entropy keeps it trying (--set, --fresh)",
+            high=high - margin,
+            above="the actor still acts at random; a lower policy.entropy, or a world model with a lower held-out "
+            "reward error, gives it something to learn",
+        ),
+        Watch("actor_gradient", growth=100.0, above=explodes.format("actor")),
+        Watch("critic_gradient", growth=100.0, above=explodes.format("critic")),
+    )
 
 
 def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> EncodedData:

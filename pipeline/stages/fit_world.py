@@ -10,13 +10,15 @@ import torch
 from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash
 from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings
-from ..devices import room_for_data
+from ..devices import deterministic, room_for_data
 from ..episodes.metadata import PLAYED
-from ..episodes.store import EpisodeStore
+from ..episodes.store import EpisodeStore, lock_of
 from ..episodes.windows import DeviceWindows, Windows, place, split
-from ..learning.fitting import Plan, begin, fit, planned_updates
+from ..learning.fitting import Plan, begun, fit, planned_updates
 from ..learning.precision import resolve_precision
+from ..learning.watching import Watch
 from ..learning.world_learner import CONTEXT, HORIZONS, WorldLearner
+from ..locks import reading
 from ..models.checkpoints import Interface, build_world, save_world
 from ..randomness import Stream, seed_torch
 from ..viewing.curves import Panel, draw_curves
@@ -57,26 +59,51 @@ def fit_world(
         InterruptedRunError: after Ctrl-C; all saved.
         LostProcessError: this is one of several processes, and another one is gone.
     """
-    with EpisodeStore.open(data) as store:
+    folder = run.world
+    with (
+        deterministic(settings.deterministic, minutes),
+        reading(folder.command, (lock_of(data), data)),
+        EpisodeStore.open(data) as store,
+    ):
         settings = settings.model_copy(update=recorded_sections(store, settings))
-        folder, windows = run.world, _windows(settings, store, device)  # before --fresh: bad data replace nothing
+        windows = _windows(settings, store, device)  # before --fresh: bad data replace nothing
         inputs, sections = {"data": store.fingerprint}, STAGE_SECTIONS["fit-world"]
-        manifest, settings = begin(folder, settings, sections, inputs, minutes=minutes, fresh=fresh)
-        if manifest.complete and manifest.done >= settings.world.updates:
-            console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
-            return manifest
-        manifest = replace(manifest, facts={**manifest.facts, "data": data.name})
-        precision = distributed.once(lambda: resolve_precision(settings.world.precision, device))
-        settings = settings.with_value("world.precision", precision)
-        if minutes is not None and not manifest.done:
-            planned = planned_updates(_learner(settings, store, windows, device), minutes, settings.seed)
-            settings = settings.with_value("world.updates", planned)
-        if distributed.is_first():
-            folder.write_settings(settings)
-        learner = _learner(settings, store, windows, device)
-        plan = Plan("Fitting the world", settings.world.updates, settings.world.save_every, settings.seed, _SHOWN)
-        manifest = fit(learner, plan, folder, manifest)
-        return distributed.once(lambda: _finish(learner, folder, manifest, interface_of(store)))
+        with begun(folder, settings, sections, inputs, minutes=minutes, fresh=fresh) as (manifest, settings):
+            if manifest.complete and manifest.done >= settings.world.updates:
+                console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
+                return manifest
+            manifest = replace(manifest, facts={**manifest.facts, "data": data.name})
+            precision = distributed.once(lambda: resolve_precision(settings.world.precision, device))
+            settings = settings.with_value("world.precision", precision)
+            if minutes is not None and not distributed.once(folder.state.exists):
+                planned = planned_updates(_learner(settings, store, windows, device), minutes, settings.seed)
+                settings = settings.with_value("world.updates", planned)
+            if distributed.is_first():
+                folder.write_settings(settings)
+            learner, world = _learner(settings, store, windows, device), settings.world
+            plan = Plan("Fitting the world", world.updates, world.save_every, settings.seed, _SHOWN, _watches())
+            manifest = fit(learner, plan, folder, manifest)
+            return distributed.once(lambda: _finish(learner, folder, manifest, interface_of(store)))
+
+
+def _watches() -> tuple[Watch, ...]:
+    """What goes wrong with a world model."""
+    return (
+        Watch(
+            "kl",
+            low=0.05,
+            below="pictures hardly change what the model believes; a lower world.free_nats or "
+            "world.representation_scale lets them (--set, --fresh)",
+            high=1000.0,
+            above="the prior does not follow the posterior; a lower world.learning_rate may help (--set, --fresh)",
+        ),
+        Watch(
+            "gradient",
+            growth=100.0,
+            above="that is more than a hundred times what it was; a lower world.learning_rate or world.clip may help "
+            "(--set, --fresh)",
+        ),
+    )
 
 
 def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Section]:

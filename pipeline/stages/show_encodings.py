@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from .. import console
-from ..artifacts import Manifest, Run, file_hash
+from ..artifacts import Manifest, Run, StageFolder, file_hash
 from ..config import Settings
-from ..episodes.store import EpisodeStore
+from ..devices import deterministic
+from ..episodes.store import EpisodeStore, lock_of
 from ..episodes.windows import Windows, split
 from ..errors import StageError
 from ..learning.world_learner import CONTEXT, imagine_recorded
+from ..locks import reading
 from ..models.checkpoints import load_world
 from ..models.dynamics import Latent
 from ..models.world_model import WorldModel
@@ -44,24 +46,38 @@ def show_encodings(settings: Settings, *, run: Run, data: Path, device: torch.de
 
     Raises:
         StageError: the data set or the world model is missing, damaged or stale; or no held-out episode is long enough.
+        BusyError: another command is at work on them, or on this.
     """
-    folder = run.encodings
-    with EpisodeStore.open(data) as store:
+    folder, source = run.encodings, run.world
+    with (
+        deterministic(settings.deterministic),
+        reading(folder.command, (lock_of(data), data), (source.lock, source.path)),
+        EpisodeStore.open(data) as store,
+    ):
         inputs = {"data": store.fingerprint}
-        inputs["world"] = run.world.require(inputs).outputs[run.world.weights.name]
-        fitted = run.world.read_settings()
+        inputs["world"] = source.require(inputs).outputs[source.weights.name]
+        fitted = source.read_settings()
         _, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
         windows = choose_windows(store, held_out, EPISODES, CONTEXT + IMAGINED)
-        world = load_world(run.world.weights, device)
-        seed_torch(settings.seed, Stream.ENCODING)
-        episodes = Windows(store, [window.episode for window in windows], CONTEXT, fitted.world.memory_gib)
-        foresights = [foresee(world.model, episodes, window) for window in windows]
+        with folder.writing():
+            world = load_world(source.weights, device)
+            seed_torch(settings.seed, Stream.ENCODING)
+            episodes = Windows(store, [window.episode for window in windows], CONTEXT, fitted.world.memory_gib)
+            foresights = [foresee(world.model, episodes, window) for window in windows]
+            note = _note(len(held_out), world.interface.view.action_repeat)
+            return _write(folder, foresights, note, settings, inputs)
+
+
+def _write(
+    folder: StageFolder, foresights: Sequence[Foresight], note: str, settings: Settings, inputs: dict[str, str]
+) -> Manifest:
+    """Write the figure and the film, and the manifest that calls them complete."""
     figure = folder.path / "encodings.png"
-    draw_encodings(foresights, figure, _note(len(held_out), world.interface.view.action_repeat))
+    draw_encodings(foresights, figure, note)
     film = write_film(folder.path / "dream.mp4", film_frames(foresights), FILM_FPS)
     folder.write_settings(settings)
     outputs = {path.name: file_hash(path) for path in (figure, film.path)}
-    manifest = Manifest("show-encodings", inputs, outputs, done=len(windows), complete=True)
+    manifest = Manifest("show-encodings", inputs, outputs, done=len(foresights), complete=True)
     folder.write_manifest(manifest)
     _report(foresights)
     console.say(f"Figure: {figure}")

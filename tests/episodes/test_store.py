@@ -137,7 +137,7 @@ def test_an_existing_data_set_is_replaced_only_when_told(
 def test_two_writers_are_kept_apart(tmp_path: Path, origin: Origin) -> None:
     with (
         EpisodeStore.create(tmp_path / "x", origin),
-        pytest.raises(StageError, match=rf"being written by another .* \(process {os.getpid()}\)"),
+        pytest.raises(StageError, match=rf"in use by `dreamer collect --data x` \(process {os.getpid()}, "),
     ):
         EpisodeStore.extend(tmp_path / "x")
     EpisodeStore.extend(tmp_path / "x").close()  # free again

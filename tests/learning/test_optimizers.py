@@ -83,8 +83,9 @@ def test_adaptive_clipping_golden() -> None:
     parameters = [nn.Parameter(torch.tensor(value)) for value in ([3.0, 4.0], [3.0, 4.0], [0.0, 0.0])]
     for parameter, gradient in zip(parameters, ([0.0, 3.0], [0.9, 1.2], [0.06, 0.08]), strict=True):
         parameter.grad = torch.tensor(gradient)
-    norm = clip_adaptively(parameters, 0.3)
-    assert norm.item() == pytest.approx((3**2 + 1.5**2 + 0.1**2) ** 0.5)
+    norms = clip_adaptively(parameters, 0.3)
+    assert norms.each.tolist() == pytest.approx([3.0, 1.5, 0.1])
+    assert norms.total.item() == pytest.approx((3**2 + 1.5**2 + 0.1**2) ** 0.5)
     assert parameters[0].grad.tolist() == pytest.approx([0.0, 1.5])
     assert parameters[1].grad.tolist() == pytest.approx([0.9, 1.2])
     assert parameters[2].grad.tolist() == pytest.approx([0.00018, 0.00024])
@@ -95,8 +96,9 @@ def test_clipping_goes_with_the_optimizer() -> None:
         parameter = nn.Parameter(torch.tensor([3.0, 4.0]))
         unused = nn.Parameter(torch.ones(2))
         parameter.grad = torch.tensor([30.0, 40.0])
-        norm = clip_gradients(iter([parameter, unused]), settings)
-        return norm.item(), parameter.grad.tolist()
+        norms = clip_gradients(iter([parameter, unused]), settings)
+        assert norms.each.tolist() == [norms.total]
+        return norms.total.item(), parameter.grad.tolist()
 
     adam, laprop = ADAM.model_copy(update={"clip": 10.0}), LAPROP.model_copy(update={"agc": 0.5})
     assert clipped(adam) == (pytest.approx(50.0), pytest.approx([6.0, 8.0], rel=1e-4))

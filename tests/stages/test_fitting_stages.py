@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -22,10 +23,11 @@ from pipeline.episodes.episode import INFO_TYPES, Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import DreamerError, InterruptedRunError, StageError, UsageError
-from pipeline.learning import fitting
+from pipeline.learning import fitting, watching
 from pipeline.learning.encoding import Rows
 from pipeline.learning.policy_learner import PolicyLearner
-from pipeline.models.checkpoints import load_actor, load_world
+from pipeline.learning.world_learner import WorldLearner
+from pipeline.models.checkpoints import Interface, build_world, load_actor, load_world
 from pipeline.models.policies import BoundedNormal, OneHotAction, TanhNormal, TruncatedNormal
 from pipeline.stages import fit_policy as fit_policy_stage
 from pipeline.stages.fit_policy import fit_policy
@@ -275,11 +277,48 @@ def test_planned_updates_are_those_of_the_time_whatever_stalls_meanwhile(monkeyp
     assert fitting.planned_updates(Learner(), 2.0, 0) == 240  # type: ignore[arg-type]
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
-    folder = Run(tmp_path / "run").world
-    assert fitting.as_floats({"picture": torch.tensor(1.5)}, 7, folder) == {"picture": 1.5}
-    with pytest.raises(DreamerError, match=r"'kl' became nan at update 7.*dreamer fit-world --run run --fresh"):
-        fitting.as_floats({"picture": torch.tensor(1.5), "kl": torch.tensor(float("nan"))}, 7, folder)
+@pytest.mark.parametrize("what", ["kl", "gradient", "held_out/kl"])
+def test_what_is_not_finite_stops_with_its_name_and_the_last_good_checkpoint(
+    what: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, check = WorldLearner.update, WorldLearner.check
+
+    def spoilt_update(learner: WorldLearner, index: int) -> dict[str, torch.Tensor]:
+        metrics = {**update(learner, index)}
+        if index == 2 and what == "kl":
+            metrics["kl"] = torch.tensor(math.nan)
+        if index == 2 and what == "gradient":
+            learner.gradients[1], metrics["gradient"] = math.inf, torch.tensor(math.inf)
+        return metrics
+
+    def spoilt_check(learner: WorldLearner, done: int, final: bool) -> dict[str, float]:
+        found = {**check(learner, done, final)}
+        return found | {"held_out/kl": math.inf} if found and what == "held_out/kl" else found
+
+    monkeypatch.setattr(WorldLearner, "update", spoilt_update)
+    monkeypatch.setattr(WorldLearner, "check", spoilt_check)
+    run = Run(tmp_path / "run")
+    with pytest.raises(DreamerError) as caught:
+        fit_world(TINY, run=run, data=data, device=CPU)
+    said, value = str(caught.value), "nan" if what == "kl" else "inf"
+    second = [*build_world(TINY.model, Interface(TINY.view, *action_bounds(True))).state_dict()][1]
+    name = f"gradient of {second}" if what == "gradient" else what
+    assert said.startswith(f"'{name}' became {value} at update 3; the last good checkpoint, ")
+    assert "training_state.pt, is of update 2; run `dreamer fit-world --run run --fresh`" in said
+    assert torch.load(run.world.state, weights_only=True)["done"] == 2
+    assert console.read_lines(run.world.metrics) == []
+
+
+def test_a_collapse_is_said_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watching, "_FIRST", 2)
+    monkeypatch.setattr(fitting, "LOG_EVERY", 1)
+    update = WorldLearner.update
+    monkeypatch.setattr(WorldLearner, "update", lambda self, index: {**update(self, index), "kl": torch.tensor(1e-3)})
+    fit_world(TINY.with_value("world.updates", 20), run=Run(tmp_path / "run"), data=data, device=CPU)
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.count("'kl' is 0.001 at update 6") == error.count("'kl' is") == 1 and "world.free_nats" in error
 
 
 def test_a_damaged_checkpoint_is_told(data: Path, tmp_path: Path) -> None:

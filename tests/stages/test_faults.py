@@ -1,0 +1,273 @@
+"""What a machine and its user can do to a stage: a full or read-only disk, too little memory, two commands at once."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from test_fitting_stages import CPU, TINY, same_state, write_data
+
+from pipeline import console
+from pipeline.artifacts import Run, StageFolder, file_hash
+from pipeline.config import Settings, resolve
+from pipeline.devices import deterministic
+from pipeline.episodes.store import EpisodeStore, lock_of
+from pipeline.errors import BusyError, DreamerError, UsageError, of_the_machine
+from pipeline.learning.precision import resolve_precision
+from pipeline.locks import Lock, reading
+from pipeline.stages import forecast
+from pipeline.stages.collect import collect
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.fit_policy import fit_policy
+from pipeline.stages.fit_world import fit_world
+from pipeline.stages.show_encodings import show_encodings
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "made")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "artifacts" / "run")
+
+
+def longer(updates: int) -> Settings:
+    return TINY.with_value("world.updates", updates)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: file_hash(path) for path in folder.iterdir()}
+
+
+# The disk
+
+
+@contextmanager
+def limit(kind: int, value: int) -> Iterator[None]:
+    """Within it, this process may not have more of something."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(data: Path, run: Run, tmp_path: Path) -> None:
+    fit_world(longer(4), run=run, data=data, device=CPU)
+    before = hashes(run.world.path)
+    with limit(resource.RLIMIT_FSIZE, 20_000), pytest.raises(DreamerError) as caught:
+        fit_world(TINY, run=run, data=data, device=CPU)
+    assert str(caught.value).startswith(f"{run.world.state} cannot be written, for it becomes larger than a file")
+    after, beyond = hashes(run.world.path), {"settings.toml": "", "metrics.jsonl": ""}
+    assert after | beyond == before | beyond
+    fit_world(TINY, run=run, data=data, device=CPU)
+    other = Run(tmp_path / "other")
+    fit_world(longer(4), run=other, data=data, device=CPU)
+    fit_world(TINY, run=other, data=data, device=CPU)
+    assert same_state(run.world.state, other.world.state)
+    assert console.read_lines(run.world.metrics) == console.read_lines(other.world.metrics)
+
+
+def test_weights_that_cannot_be_written_are_written_next_time(data: Path, run: Run) -> None:
+    with limit(resource.RLIMIT_FSIZE, 10**9):
+        fit_world(longer(2), run=run, data=data, device=CPU)
+    weights, size = file_hash(run.world.weights), run.world.weights.stat().st_size
+    (run.world.path / "manifest.json").write_text(
+        (run.world.path / "manifest.json").read_text().replace('"complete": true', '"complete": false')
+    )
+    with limit(resource.RLIMIT_FSIZE, size // 2), pytest.raises(DreamerError, match=r"last\.safetensors cannot be"):
+        fit_world(longer(2), run=run, data=data, device=CPU)
+    assert fit_world(longer(2), run=run, data=data, device=CPU).complete and file_hash(run.world.weights) == weights
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Gives a small disk with options such as `size=1m` or `ro`; called again, changes them."""
+    path, mounted = tmp_path / "disk", False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        path.mkdir(exist_ok=True)
+        words = ["mount", "-t", "tmpfs", "-o", f"remount,{options}" if mounted else options, "dreamer", str(path)]
+        if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
+            pytest.skip("only root may mount a disk, and not everywhere")
+        mounted = True
+        return path
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_keeps_the_finished_episodes(disk: Callable[[str], Path], tmp_path: Path) -> None:
+    settings = resolve("tiny", values=[("collect.decisions", 300)])
+    root = disk("size=200k")
+    with pytest.raises(DreamerError, match="cannot be written, for the disk is full"):
+        collect(settings, name="drives", root=root, workers=1)
+    kept = len(list((root / "drives" / "pending").glob("episode_*.hdf5")))
+    assert kept
+    disk("size=64m")
+    with EpisodeStore.extend(root / "drives") as writer:
+        assert len(writer) == kept
+    path = collect(settings, name="drives", root=root, workers=1)
+    whole = collect(settings, name="drives", root=tmp_path, workers=1)
+    with EpisodeStore.open(path) as one, EpisodeStore.open(whole) as other:
+        assert one.fingerprint == other.fingerprint
+    assert {file.name for file in path.iterdir()} == {file.name for file in whole.iterdir()}
+
+
+def test_a_read_only_disk_is_told_and_can_be_read(disk: Callable[[str], Path], data: Path, tiny_run: Run) -> None:
+    root = disk("size=64m")
+    run = Run(root / "run")
+    fit_world(longer(2), run=run, data=data, device=CPU)
+    store = Path(shutil.copytree(data, root / "made", ignore=shutil.ignore_patterns(".lock")))
+    disk("ro")
+    with pytest.raises(OSError) as caught:
+        fit_world(TINY, run=run, data=store, device=CPU)
+    assert "cannot be written, for the disk is read-only" in str(of_the_machine(caught.value))
+    with reading("dreamer evaluate", (lock_of(store), store), (run.world.lock, run.world.path)):
+        assert run.world.require({}).done == 2
+
+
+# Memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads how much there is from /proc")
+def test_too_little_memory_is_told_and_nothing_is_lost(data: Path, run: Run) -> None:
+    fit_world(longer(2), run=run, data=data, device=CPU)
+    before = hashes(run.world.path)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    torch.ones(8).sum()
+    with limit(resource.RLIMIT_AS, used + 2**29), pytest.raises((MemoryError, RuntimeError)) as caught:
+        fit_world(resolve("tiny", values=[("world.batch", 4096)]), run=Run(run.root / "large"), data=data, device=CPU)
+    assert "There is not enough memory" in str(of_the_machine(caught.value))
+    assert hashes(run.world.path) == before
+
+
+# Two commands at once
+
+
+def test_who_writes_a_stage_keeps_all_others_out(data: Path, run: Run) -> None:
+    fit_world(TINY, run=run, data=data, device=CPU)
+    before = hashes(run.world.path)
+    with Lock(run.world.lock, run.world.path, run.world.command):
+        for begin in (
+            lambda: fit_world(TINY, run=run, data=data, device=CPU),
+            lambda: fit_world(TINY, run=run, data=data, device=CPU, fresh=True),
+            lambda: show_encodings(TINY, run=run, data=data, device=CPU),
+            lambda: fit_policy(TINY, run=run, data=data, device=CPU),
+            lambda: evaluate(TINY, run=run),
+        ):
+            with pytest.raises(BusyError, match=r"world is in use by `dreamer fit-world --run run` \(process"):
+                begin()
+        assert forecast.show_encodings(TINY)  # a forecast takes no lock
+        assert forecast.fit_policy(TINY, run=run, data=data, device=CPU, minutes=None, fresh=False)
+    assert hashes(run.world.path) == before
+    assert not run.policy.path.exists() and not run.encodings.path.exists()
+
+
+@pytest.mark.parametrize("name", ["encodings", "policy"])
+def test_a_stage_is_made_by_one_command_at_a_time_and_what_it_reads_may_be_read(
+    name: str, data: Path, run: Run
+) -> None:
+    fit_world(TINY, run=run, data=data, device=CPU)
+    stage: StageFolder = getattr(run, name)
+    make = {"encodings": show_encodings, "policy": fit_policy}[name]
+    with stage.writing(), pytest.raises(BusyError, match=f"{name} is in use by"):
+        make(TINY, run=run, data=data, device=CPU)
+    with reading("dreamer evaluate", (lock_of(data), data), (run.world.lock, run.world.path)):
+        assert make(TINY, run=run, data=data, device=CPU).complete
+
+
+def test_data_that_are_read_are_not_changed_and_those_that_are_written_not_read(data: Path, run: Run) -> None:
+    with reading("dreamer fit-world --run run", (lock_of(data), data)), pytest.raises(BusyError) as busy:
+        collect(resolve("tiny"), name=data.name, root=data.parent, workers=1, fresh=True)
+    assert "made is in use by `dreamer fit-world --run run`" in str(busy.value)
+    with EpisodeStore.extend(data), pytest.raises(BusyError, match="made is in use by `dreamer collect --data made`"):
+        fit_world(TINY, run=run, data=data, device=CPU)
+    assert not run.root.exists()
+
+
+# Beginnings that were cut short
+
+
+def test_what_fresh_has_left_is_not_gone_on_from(data: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_world(TINY, run=run, data=data, device=CPU)
+
+    def cut_short(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            fit_world(TINY, run=run, data=data, device=CPU, fresh=True)
+    other = TINY.with_value("world.learning_rate", 0.5)
+    assert fit_world(other, run=run, data=data, device=CPU).done == 6
+    assert [line["step"] for line in console.read_lines(run.world.metrics)] == [3, 6]
+
+
+@pytest.mark.parametrize("stage", ["world", "policy"])
+def test_a_plan_by_minutes_holds_from_its_first_checkpoint_on(
+    stage: str, data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is written a moment before the manifest."""
+    fit = {"world": fit_world, "policy": fit_policy}[stage]
+    if stage == "policy":
+        fit_world(TINY, run=run, data=data, device=CPU)
+    plans = iter((5, 9))
+    monkeypatch.setattr(f"pipeline.stages.fit_{stage}.planned_updates", lambda *_: next(plans))
+    write = StageFolder.write_manifest
+
+    def cut_short(folder: StageFolder, manifest: object) -> None:
+        if folder.state.exists():
+            raise KeyboardInterrupt
+        write(folder, manifest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageFolder, "write_manifest", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            fit(TINY, run=run, data=data, device=CPU, minutes=1.0)
+    assert fit(TINY, run=run, data=data, device=CPU, minutes=1.0).done == 5
+
+
+def test_what_a_killed_command_has_half_written_is_cleared_up(data: Path, run: Run) -> None:
+    fit_world(longer(2), run=run, data=data, device=CPU)
+    (run.world.path / ".training_state.pt.abcd1234.pt").write_bytes(b"half")
+    (run.world.path / ".mine").write_text("kept")
+    fit_world(longer(2), run=run, data=data, device=CPU)
+    assert {path.name for path in run.world.path.iterdir() if path.name.startswith(".")} == {".mine"}
+
+
+# The same again
+
+
+def test_deterministic_is_recorded_and_kept_to(data: Path, run: Run) -> None:
+    settings = TINY.with_value("deterministic", True).with_value("world.precision", "auto")
+    fit_world(settings.with_value("world.updates", 2), run=run, data=data, device=CPU)
+    recorded = run.world.read_settings()
+    assert recorded.deterministic and recorded.world.precision == "float32"
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(UsageError, match="was begun with deterministic = True, not False"):
+        fit_world(TINY, run=run, data=data, device=CPU)
+    with pytest.raises(UsageError, match="with --deterministic give --updates"):
+        fit_world(settings, run=run, data=data, device=CPU, minutes=1.0)
+
+
+def test_within_it_only_deterministic_algorithms_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr("pipeline.learning.precision._seconds", lambda _: pytest.fail("nothing is measured"))
+    with deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert resolve_precision("auto", CPU) == "float32"
+    assert not torch.are_deterministic_algorithms_enabled()
