@@ -57,6 +57,8 @@ def fit_world(
         LostProcessError: this is one of several processes, and another one is gone.
     """
     with EpisodeStore.open(data) as store:
+        if store.warning:
+            console.warn(store.warning)
         settings = settings.model_copy(update=recorded_sections(store, settings))
         folder, windows = run.world, _windows(settings, store, device)  # before --fresh: bad data replace nothing
         inputs, sections = {"data": store.fingerprint}, STAGE_SECTIONS["fit-world"]
@@ -93,7 +95,7 @@ def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Sect
 def interface_of(store: EpisodeStore) -> Interface:
     """What joins a model to the environment that the episodes come from."""
     view = store.view
-    return Interface(view.settings, view.action_low, view.action_high)
+    return Interface(store.view_settings, view.action_low, view.action_high)
 
 
 def _windows(settings: Settings, store: EpisodeStore, device: torch.device) -> tuple[Windows | DeviceWindows, Windows]:
