@@ -17,19 +17,20 @@ import os
 import re
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
 
 from . import distributed
-from .config import Settings, validate
+from .config import MAX_BYTES, Settings, describe, validate
 from .errors import DreamerError, StageError, UsageError, of_the_machine
 from .locks import Lock
+from .reading import parse_json, read_json, read_toml, require_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PARTIAL = re.compile(r"\..+(\.\w+)\.\w+\1")  # as `atomic_path` names what is not complete yet
 _MAY_CHANGE = {"updates", "save_every", "validate_every", "memory_gib"}  # "updates" not while it is under way
+_MAX_MANIFEST = 2**20  # bytes
+_MAX_HEADER = 2**20  # bytes that describe the tensors of a weights file
+_FITTED = ("world", "policy")  # folders with weights
 FORMAT = 1
 """Version of the files below; raised when they change so that old ones cannot be read."""
 
@@ -124,6 +128,22 @@ class Manifest:
     format: int = FORMAT
 
 
+def _parse_manifest(path: Path) -> Manifest:
+    """Read a manifest, of any version. Raises OSError or ValueError."""
+    tree = read_json(path, _MAX_MANIFEST)
+    unknown = set(tree) - {one.name for one in fields(Manifest)}
+    if unknown:
+        raise ValueError(f"it has an unknown entry {min(unknown)!r:.80}")
+    try:
+        manifest = TypeAdapter(Manifest).validate_python(tree)
+    except ValidationError as error:
+        raise ValueError(describe(error)) from error
+    wrong = next((name for name in manifest.outputs if not _NAME.fullmatch(name)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r:.80} cannot be the name of a file that a stage made")
+    return manifest
+
+
 @dataclass(frozen=True)
 class StageFolder:
     """The folder that one stage of one run writes to."""
@@ -173,8 +193,8 @@ class StageFolder:
         if not path.exists():
             return None
         try:
-            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            manifest = _parse_manifest(path)
+        except (OSError, ValueError) as error:
             raise StageError(f"{path} is damaged ({error}); run `{self.command} --fresh`") from error
         if manifest.format != FORMAT:
             raise StageError(
@@ -190,7 +210,7 @@ class StageFolder:
         """The settings that the stage ran with. Raises StageError where they are missing or damaged."""
         path = self.path / "settings.toml"
         try:
-            return validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return validate(read_toml(path, MAX_BYTES))
         except (OSError, ValueError, UsageError) as error:
             raise StageError(f"{path} cannot be read ({error}); run `{self.command} --fresh`") from error
 
@@ -279,9 +299,13 @@ class StageFolder:
                 raise StageError(
                     f"{self.path} was made from another {name} than there is now; run `{self.command} --fresh`"
                 )
+        if self.path.name in _FITTED and self.weights.name not in manifest.outputs:
+            raise StageError(
+                f"{self.path / 'manifest.json'} does not name {self.weights.name}; run `{self.command} --fresh`"
+            )
         for name, digest in manifest.outputs.items():
             path = self.path / name
-            if not path.exists() or file_hash(path) != digest:
+            if not path.is_file() or file_hash(path) != digest:
                 raise StageError(f"{path} is missing or changed since it was made; run `{self.command} --fresh`")
         return manifest
 
@@ -298,7 +322,10 @@ class Run:
         return cls(root / check_name(name))
 
     def _stage(self, folder: str, command: str) -> StageFolder:
-        return StageFolder(self.root / folder, f"dreamer {command} --run {self.root.name}")
+        path = self.root / folder
+        if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve().parent):
+            raise UsageError(f"{path} is a link to a folder beyond the runs, where no stage may write; remove it")
+        return StageFolder(path, f"dreamer {command} --run {self.root.name}")
 
     def recorded_settings(self, *stages: StageFolder) -> Settings | None:
         """The settings of the first of these stages that has any."""
@@ -335,12 +362,19 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_weights` wrote: tensors by name, and the header. Raises StageError on any damage."""
+    """Read what `save_weights` wrote: tensors by name, and the header. Raises StageError on any damage.
+
+    The tensors take no more memory than the file is long: safetensors lets none overlap another or leave a gap.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_file(path)
+        with path.open("rb") as stream:
+            if int.from_bytes(stream.read(8), "little") > _MAX_HEADER:
+                raise ValueError(f"its tensors take more than {_MAX_HEADER} bytes to describe")
         with safe_open(path, framework="pt") as stream:
-            header = json.loads((stream.metadata() or {})["dreamer"])
+            header = parse_json((stream.metadata() or {})["dreamer"])
             return {name: stream.get_tensor(name) for name in stream.keys()}, header  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise StageError(

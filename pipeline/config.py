@@ -6,6 +6,7 @@ preset `full`), a variant, a size, a preset, a TOML file (`--config`) and single
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import UsageError, did_you_mean
+from .reading import read_toml
 
 
 class Section(BaseModel):
@@ -492,11 +494,18 @@ PRESETS: dict[str, Changes] = {
 """What each preset changes: `tiny` ends in seconds, for tests; `demo` in minutes on two cores; `full` is the best."""
 
 
+MAX_BYTES = 2**16
+"""The most that a file of settings may take; all of them, with a remark each, take a quarter."""
+
+_short = reprlib.Repr()  # a file may hold anything, of any length and depth
+_short.maxstring = _short.maxother = 80
+
+
 def _set_value(tree: dict[str, Any], name: str, value: Any) -> None:
     """Put `value` at the dotted `name` of the tree; refuse a name that is no setting."""
     valid = setting_names()
     if name not in valid:
-        raise UsageError(f"There is no setting '{name}'{did_you_mean(name, valid)}")
+        raise UsageError(f"There is no setting '{name:.80}'{did_you_mean(name, valid)}")
     *sections, key = name.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
@@ -527,10 +536,10 @@ def parse_value(text: str) -> Any:
 def read_settings_file(path: Path) -> dict[str, Any]:
     """Read a TOML file of settings. Raises UsageError where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path, MAX_BYTES)
     except OSError as error:
-        raise UsageError(f"Cannot read the settings file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read the settings file {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise UsageError(f"The settings file {path} is not TOML: {error}") from error
 
 
@@ -576,8 +585,19 @@ def validate(tree: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if not name:  # the settings do not go together
-            raise UsageError(str(first["ctx"]["error"])) from error
-        raise UsageError(f"The setting {name} = {first['input']!r} is not valid: {first['msg'].lower()}") from error
+        if not error.errors()[0]["loc"]:  # the settings do not go together, or are no table
+            raise UsageError(describe(error)) from error
+        raise UsageError(f"The setting {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """The first thing that is wrong, as `world.updates = -1 is not valid: input should be ...`."""
+    first = error.errors()[0]
+    reason, name = first["msg"].lower(), ".".join(str(part) for part in first["loc"])
+    if not name:
+        return str(first.get("ctx", {}).get("error", reason))
+    try:
+        value = _short.repr(first["input"])
+    except ValueError:  # Python writes out no number of thousands of digits
+        value = "a huge number"
+    return f"{name:.80} = {value} is not valid: {reason}"

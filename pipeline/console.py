@@ -16,7 +16,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .errors import StageError
+from .reading import parse_json, printable, read_text
+
 _PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal
+_MAX_BYTES = 2**30  # of metrics: those of the most updates that the settings allow take 0.3 GB
 
 _out = Console(highlight=False, soft_wrap=True)
 _error = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -32,19 +36,24 @@ def set_mute(mute: bool) -> None:
     _out.quiet = _error.quiet = mute
 
 
+def _plain(message: str) -> str:
+    """For rich to print as it is: names and texts from files may hold markup, and commands to the terminal."""
+    return escape(printable(message))
+
+
 def say(message: str) -> None:
     """Print a line."""
-    _out.print(escape(message))
+    _out.print(_plain(message))
 
 
 def warn(message: str) -> None:
     """Print a warning to standard error."""
-    _error.print(f"[yellow]Warning:[/] {escape(message)}")
+    _error.print(f"[yellow]Warning:[/] {_plain(message)}")
 
 
 def fail(message: str) -> None:
     """Print an error to standard error."""
-    _error.print(f"[red]Error:[/] {escape(message)}")
+    _error.print(f"[red]Error:[/] {_plain(message)}")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -53,7 +62,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for index, column in enumerate(columns):
         grid.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*map(_plain, row))
     _out.print(grid)
 
 
@@ -148,6 +157,7 @@ class MetricsLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= after]
         fresh = path.with_name(f".{path.name}.new")
+        fresh.unlink(missing_ok=True)  # a link of this name in somebody else's run would lead out of it
         fresh.write_text("".join(kept), encoding="utf-8")
         fresh.replace(path)  # a kill in between leaves the old file
         self.stream = path.open("a", encoding="utf-8")
@@ -168,12 +178,35 @@ class MetricsLog:
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:
-    """Read a metrics file; a last line cut short by a kill is left out."""
-    lines: list[dict[str, float]] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines
+    """Read a metrics file; none where it is missing. A last line cut short by a kill is left out.
+
+    Raises StageError where any other line is not one that `MetricsLog` writes: to go on would lose what follows it.
+    """
+    if not path.exists():
+        return []
+    try:
+        *whole, rest = read_text(path, _MAX_BYTES).split("\n")
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path} cannot be read ({error}); move it away, and run the command again") from error
+    lines = []
+    for number, text in enumerate(whole, 1):
+        try:
+            lines.append(_parse_line(text))
+        except ValueError as error:
+            raise StageError(
+                f"{path} is damaged in line {number} ({error}); move it away, and run the command again"
+            ) from error
+    try:
+        return [*lines, _parse_line(rest)]
+    except ValueError:
+        return lines
+
+
+def _parse_line(text: str) -> dict[str, float]:
+    """A line of metrics. Raises ValueError."""
+    line = parse_json(text)
+    if not isinstance(line.get("step"), int):
+        raise ValueError("it has no step")
+    if not all(value is None or isinstance(value, int | float) for value in line.values()):
+        raise ValueError("a metric is not a number")
+    return line

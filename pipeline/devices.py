@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -94,6 +95,14 @@ def room_for_data(device: torch.device) -> int:
         return 0
     free, _ = torch.cuda.mem_get_info(device)
     return free // 2
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has; where it does not tell, more than any has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return sys.maxsize
 
 
 def _describe(device: str) -> str:

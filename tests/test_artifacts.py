@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,44 @@ def test_what_is_not_is_refused_with_its_cure(folder: StageFolder, harm: str, me
         folder.require({"data": digest})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outputs": {"../../etc/passwd": "0" * 64}}, "cannot be the name of a file"),
+        ({"outputs": {"/dev/zero": "0" * 64}}, "cannot be the name of a file"),
+        ({"outputs": ["model.safetensors"]}, r"outputs = .* is not valid"),
+        ({"outputs": {}}, "does not name model.safetensors"),
+        ({"done": "many"}, "done = 'many' is not valid"),
+        ({"facts": None}, "facts = None is not valid"),
+        ({"inputs": {"data": 7}}, r"inputs\.data = 7 is not valid"),
+        ({"stage": "x" * 2**20}, "larger than"),
+        ({"surprise": "\x1b[2J"}, "surprise"),
+    ],
+)
+def test_a_manifest_that_no_stage_wrote_is_refused(
+    folder: StageFolder, change: dict[str, object], message: str
+) -> None:
+    manifest, _ = folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+    finish(folder, manifest)
+    path = folder.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StageError, match=message) as caught:
+        folder.require({"data": "abc"})
+    assert str(caught.value).endswith("run `dreamer fit-world --run demo --fresh`")
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+def test_a_stage_beyond_the_runs_is_not_written(tmp_path: Path) -> None:
+    for name in ("artifacts/theirs", "artifacts/mine/world", "home"):
+        (tmp_path / name).mkdir(parents=True)
+    run = Run(tmp_path / "artifacts" / "theirs")
+    run.world.path.symlink_to(tmp_path / "artifacts" / "mine" / "world")
+    assert run.world.path.is_symlink(), "the world model of another run may be used"
+    (run.root / "policy").symlink_to(tmp_path / "home")
+    with pytest.raises(UsageError, match="policy is a link to a folder beyond the runs"):
+        _ = run.policy
+
+
 class TestStart:
     def test_goes_on_with_the_same_settings_and_more_updates(self, folder: StageFolder) -> None:
         settings = Settings().with_value("world.precision", "float32")
@@ -147,6 +186,41 @@ def test_weights_round_trip_with_their_header(tmp_path: Path) -> None:
     tensors, header = load_weights(path)
     assert torch.equal(tensors["a"], tensor)
     assert header == {"kind": "test", "low": [0.5]}
+
+
+def _safetensors(header: object, body: bytes = b"", length: int | None = None) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+def _tensor(shape: list[int], *offsets: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+_OURS = {"__metadata__": {"dreamer": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_safetensors(_OURS | {"a": _tensor([2], 0, 8), "b": _tensor([2], 4, 12)}, bytes(12)), "invalid offset"),
+        (_safetensors(_OURS | {"a": _tensor([2**40], 0, 2**42)}, bytes(8)), "not fully covered"),
+        (_safetensors(_OURS | {"a": _tensor([2**62, 8], 0, 0)}), "overflow"),
+        (_safetensors(_OURS | {"a": _tensor([2], 0, 8)}, bytes(100)), "not fully covered"),
+        (_safetensors(_OURS | {"a": _tensor([1], 0, 8, dtype="object")}, bytes(8)), "unknown variant"),
+        (_safetensors(_OURS, length=2**63), "more than 1048576 bytes to describe"),
+        (_safetensors(_OURS | {str(n): _tensor([0], 0, 0) for n in range(2**15)}), "more than 1048576 bytes"),
+        (_safetensors({}), "dreamer"),
+        (_safetensors({"__metadata__": {"dreamer": "[" * 10**5}}), "nested too deeply"),
+        (_safetensors({"__metadata__": {"dreamer": "7"}}), "not a JSON object"),
+    ],
+    ids=range(10),
+)
+def test_a_hostile_weights_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(StageError, match=rf"not a weights file of this project \(.*{reason}"):
+        load_weights(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 100, b"\x80\x04\x95pickle"])

@@ -144,6 +144,32 @@ def test_a_bad_file_is_refused(tmp_path: Path, content: bytes, message: str) -> 
         read_settings_file(tmp_path / "missing.toml")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed = 0x" + "f" * 9999, "seed = a huge number is not valid"),
+        ("[model]\ndeter = 10000000000000", "less than or equal to 16384"),
+        ("[world]\nbatch = 1e300", r"world\.batch = 1e\+300 is not valid"),
+        ("[world]\nlearning_rate = nan", r"world\.learning_rate = nan is not valid"),
+        ("[world]\nlearning_rate = inf", r"world\.learning_rate = inf is not valid"),
+        (f"[collect]\npolicy = '{'x' * 9999}'", r"collect\.policy = 'xxx"),
+        (f"{'x' * 9999} = 1", "no setting 'xxx"),
+        ("seed = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("seed = " + "[" * 50 + "]" * 50, "seed = .* is not valid"),
+        ("[[world]]\nbatch = 3", "no setting 'world'"),
+        ("seed = 1\n" * 9999, "larger than 65536 bytes"),
+        ("a." * 9999 + "b = 1", "nested too deeply"),
+    ],
+    ids=range(12),
+)
+def test_a_hostile_file_is_refused_in_one_short_sentence(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "theirs.toml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        resolve("full", read_settings_file(path))
+    assert len(str(caught.value)) < 3000 and "\n" not in str(caught.value)
+
+
 def test_settings_cannot_be_changed_in_place() -> None:
     settings = Settings()
     with pytest.raises(ValueError, match="frozen"):

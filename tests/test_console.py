@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import console
 from pipeline.console import Meter, MetricsLog, duration, read_lines, short
+from pipeline.errors import StageError
 
 
 def test_metrics_resume_without_gaps_or_doubles(tmp_path: Path) -> None:
@@ -22,6 +23,53 @@ def test_metrics_resume_without_gaps_or_doubles(tmp_path: Path) -> None:
     log.append(30, {"loss": 9.0})
     log.close()
     assert read_lines(path) == [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}, {"step": 30, "loss": 9.0}]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[1]",
+        "{}",
+        '{"step": "2"}',
+        '{"step": 2, "loss": "low"}',
+        "[" * 10**5,
+        '{"step": 2, "loss": [[]]}',
+        "\0" * 9,
+    ],
+    ids=range(8),
+)
+def test_a_line_within_that_is_damaged_loses_no_other(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    content = f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n'
+    path.write_text(content)
+    with pytest.raises(StageError, match=r"metrics\.jsonl is damaged in line 2 .*move it away"):
+        MetricsLog(path, after=3)
+    assert path.read_text() == content
+
+
+def test_metrics_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(StageError, match=r"metrics\.jsonl cannot be read"):
+        read_lines(tmp_path / "metrics.jsonl")
+
+
+def test_a_link_in_somebody_elses_run_is_not_written_through(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / ".metrics.jsonl.new").symlink_to(precious)
+    MetricsLog(tmp_path / "metrics.jsonl").close()
+    assert precious.read_text() == "mine"
+
+
+def test_commands_to_the_terminal_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for show in (console.say, console.warn, console.fail):
+        show("a\x1b[2Jb\x07[red]c")
+    console.table("title", ["name"], [["\x1b]0;owned\x07 <script>"]])
+    captured = capsys.readouterr()
+    assert captured.out.startswith("a\\x1b[2Jb\\x07[red]c\n")
+    assert captured.err == "Warning: a\\x1b[2Jb\\x07[red]c\nError: a\\x1b[2Jb\\x07[red]c\n"
+    assert "\x1b" not in captured.out and "\x07" not in captured.out and "<script>" in captured.out
 
 
 def test_a_new_log_begins_empty(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -64,3 +66,9 @@ def test_data_may_take_half_of_what_is_free_on_a_gpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
     assert room_for_data(torch.device("cuda", 0)) == 500
     assert room_for_data(torch.device("cpu")) == 0
+
+
+def test_the_machine_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2**28 < devices.machine_memory() < 2**50
+    monkeypatch.delattr(devices.os, "sysconf")
+    assert devices.machine_memory() == sys.maxsize

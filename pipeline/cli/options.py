@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def _examples(*lines: str) -> str:
+def examples(*lines: str) -> str:
     """The end of a help page."""
     return "Examples:\n\n" + "\n\n".join(f"$ {line}" for line in lines)
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Learn a world model of CarRacing from random driving, then learn to drive entirely inside it.",
-    epilog=_examples("dreamer run --preset demo --video", "dreamer fit-world --help"),
+    epilog=examples("dreamer run --preset demo --video", "dreamer fit-world --help"),
 )
 
 OWNERS = {
@@ -193,11 +193,11 @@ Fresh = Annotated[bool, typer.Option("--fresh", metavar="", help="Start anew and
 Yes = Annotated[bool, typer.Option("--yes", metavar="", help="Answer yes to what --fresh asks.")]
 
 
-def command(*examples: str, shares: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(*lines: str, shares: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a function to the app: its first parameter, `shared`, stands for all fields of `Shared`.
 
     Args:
-        examples: command lines shown in the help.
+        lines: examples, shown in the help.
         shares: whether several processes can share its work, see `distributed`.
     """
 
@@ -217,7 +217,7 @@ def command(*examples: str, shares: bool = False) -> Callable[[Callable[..., Non
                 raise InterruptedRunError("Stopped; the same command goes on from what is saved") from None
 
         call.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
-        app.command(epilog=_examples(*examples))(call)
+        app.command(epilog=examples(*lines))(call)
         return function
 
     return register

@@ -11,12 +11,13 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, FiniteFloat, ValidationError
 
 from ..artifacts import write_text
-from ..config import RandomPolicyName, Section, Settings, ViewSettings, flatten
+from ..config import RandomPolicyName, Section, Settings, ViewSettings, describe, flatten
 from ..envs.actions import action_bounds
 from ..errors import StageError
+from ..reading import read_json
 
 FORMAT: Final = 1
 """Version of the data format; raised when it changes, so that old data cannot be misread."""
@@ -26,6 +27,10 @@ PLAYED: Final = "played"
 
 _MINARI_VERSION = "0.5.0"  # whose layout this is; later ones read it too
 _MAX_BYTES = 2**24  # the observation space alone is 0.1 MB, for Minari spells out the bounds of every pixel
+
+
+class ForeignDataError(ValueError):
+    """The data set may be whole, but another program recorded it."""
 
 
 class View(Section):
@@ -44,8 +49,8 @@ class View(Section):
     size: int = Field(ge=1, le=1024)
     resize: str = Field("cv2.INTER_AREA of the 96x96 picture", max_length=200)
     continuous: bool = True
-    action_low: tuple[float, ...] = Field(min_length=1, max_length=64)
-    action_high: tuple[float, ...] = Field(min_length=1, max_length=64)
+    action_low: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=64)
+    action_high: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=64)
 
     @property
     def settings(self) -> ViewSettings:
@@ -149,21 +154,24 @@ def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: 
 
 
 def read_origin(path: Path) -> Origin:
-    """Read how the episodes came about. Raises OSError or ValueError, which pydantic's errors are too."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"larger than {_MAX_BYTES} bytes")
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(tree, dict) or not isinstance(tree.get("dreamer"), dict):
-        raise ValueError("does not say how the episodes came about")
+    """Read how the episodes came about. Raises OSError or ValueError."""
+    tree = read_json(path, _MAX_BYTES)
+    if not isinstance(tree.get("dreamer"), dict):
+        raise ForeignDataError("it does not say how the episodes came about")
     version = tree["dreamer"].get("format")
     if version != FORMAT:
-        raise ValueError(f"has data format {version}, this version reads {FORMAT}")
-    origin = Origin.model_validate(tree["dreamer"])
+        raise ValueError(f"it has data format {version!r:.20}, this version reads {FORMAT}")
+    try:
+        origin = Origin.model_validate(tree["dreamer"])
+    except ValidationError as error:
+        raise ValueError(describe(error)) from error
     low, high = origin.view.action_low, origin.view.action_high
     if len(low) != len(high):
         raise ValueError("the bounds of an action differ in length")
     if not origin.view.continuous and (set(low), set(high)) != ({0.0}, {1.0}):
         raise ValueError("the bounds of discrete actions are not those of one-hot vectors")
+    if not all(bottom < top for bottom, top in zip(low, high, strict=True)):
+        raise ValueError("an action's lower bound is not below its upper one")
     return origin
 
 

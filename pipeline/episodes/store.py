@@ -20,25 +20,28 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ..artifacts import atomic_path, remove_partial
+from ..config import ViewSettings, describe
 from ..errors import StageError
 from ..locks import Lock
 from . import hdf5
 from .episode import Decisions, Episode, info_types
 from .hdf5 import Entry, ForeignError, Shapes
-from .metadata import Origin, View, read_origin, write_metadata
+from .metadata import ForeignDataError, Origin, View, read_origin, write_metadata
 
 _DATA = "main_data.hdf5"
 _METADATA = "metadata.json"
 _PENDING = "pending"
-_MAX_STEPS = 10**8  # decisions in a data set, as in `CollectSettings`
+_LEAST_BYTES = 16  # of a decision in the file: what is not compressed takes 23 and more
 
 
 class EpisodeStore:
@@ -66,6 +69,8 @@ class EpisodeStore:
             StageError: it is missing or damaged, or holds what this project does not write.
         """
         if not EpisodeStore.has_episodes(path):
+            if (path / "data" / _DATA).exists():
+                raise _foreign(path)
             state = "holds no episodes yet" if (path / _METADATA).exists() else "is missing"
             raise StageError(f"{path} {state}; run `dreamer collect --data {path.name}`")
         origin = _origin(path)
@@ -148,17 +153,34 @@ class EpisodeStore:
         return self.origin.view
 
     @property
+    def view_settings(self) -> ViewSettings:
+        """The settings that ask for this view. Raises StageError where no model here can have it."""
+        try:
+            return self.view.settings
+        except ValidationError as error:
+            raise StageError(
+                f"{self.path}: no world model here has such a view (view.{describe(error)}); use another --data"
+            ) from error
+
+    @property
+    def warning(self) -> str | None:
+        """What to say where the pictures come from another version of gymnasium than there is here."""
+        recorded, here = self.origin.gymnasium, version("gymnasium")
+        if recorded == here:
+            return None
+        return (
+            f"{self.path} was recorded with gymnasium {recorded}, here is {here}; their pictures differ in the text, "
+            "so a policy would drive in others than it has learned from"
+        )
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, over the content of all episodes in their order, however they are stored."""
         return hashlib.sha256("\n".join(entry.digest for entry in self._entries).encode()).hexdigest()
 
     def read(self, index: int) -> Episode:
         """Read an episode. Raises StageError where it is not what was written."""
-        decisions = self.read_decisions(index)
-        episode = Episode(observations=self.read_frames(index, 0, len(decisions) + 1), **vars(decisions))
-        if episode.digest() != self._entries[index].digest:
-            raise _refused(self.path, f"{hdf5.group_name(index)} has changed since it was recorded")
-        return episode
+        return _read(self.path, self._file, index, self._entries[index], self._shapes)
 
     def read_decisions(self, index: int) -> Decisions:
         """Read all of an episode but its pictures. Raises StageError."""
@@ -182,6 +204,14 @@ class EpisodeStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_pending(path: Path, first: int) -> Iterator[Episode]:
+    """Read the episodes that wait beside the data file, from number `first`. Raises StageError."""
+    shapes = _shapes(_origin(path))
+    for index, entry in enumerate(_pending_entries(path, first, shapes), first):
+        with _open_file(path, _pending_path(path, index)) as file:
+            yield _read(path, file, index, entry, shapes)
 
 
 class EpisodeWriter:
@@ -265,6 +295,18 @@ class EpisodeWriter:
         self.close()
 
 
+def _read(path: Path, file: h5py.File, index: int, entry: Entry, shapes: Shapes) -> Episode:
+    """Read a whole episode. Raises StageError where it is not what was written."""
+    with _refusing(path):
+        frames = np.empty((entry.steps + 1, 3, shapes.size, shapes.size), np.uint8)
+        decisions = hdf5.read_decisions(file, index, entry, shapes)
+        hdf5.read_frames(file, index, entry, shapes, slice(0, entry.steps + 1), frames)
+        episode = Episode(observations=frames, **vars(decisions))
+    if episode.digest() != entry.digest:
+        raise _refused(path, f"{hdf5.group_name(index)} has changed since it was recorded")
+    return episode
+
+
 def _shapes(origin: Origin) -> Shapes:
     view = origin.view
     return Shapes(action=len(view.action_low), size=view.size, discrete=not view.continuous, truth=bool(origin.truth))
@@ -279,37 +321,47 @@ def _refused(path: Path, reason: str) -> StageError:
     return StageError(f"{path}: {reason}; collect it anew with `dreamer collect --data {path.name} --fresh`")
 
 
+def _foreign(path: Path) -> StageError:
+    """The error for a data set that is another program's. Its cure leaves it alone."""
+    return StageError(
+        f"{path} is another program's Minari data set, without what is needed to check and align it; use another "
+        "--data, made by `dreamer collect`"
+    )
+
+
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Turn what the guard finds into the user's error."""
+    """Turn what the guard finds, and what HDF5 stumbles over, into the user's error."""
     try:
         yield
-    except ForeignError as error:
+    except (ForeignError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise _refused(path, str(error)) from error
 
 
 def _origin(path: Path) -> Origin:
     try:
         return read_origin(path / _METADATA)
+    except ForeignDataError as error:
+        raise _foreign(path) from error
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise _refused(path, f"{_METADATA} cannot be read ({reason})") from error
+        raise _refused(path, f"{_METADATA} cannot be read ({error})") from error
 
 
 def _open_file(path: Path, file: Path) -> h5py.File:
-    """Open an HDF5 file to read. Without HDF5's lock: no file of ours changes once it has its name."""
+    """Open an HDF5 file to read."""
     try:
-        return h5py.File(file, "r", locking=False)
-    except OSError as error:
-        raise _refused(path, f"{file.name} is not an HDF5 file, or damaged") from error
+        return hdf5.open_file(file)
+    except (OSError, ForeignError) as error:
+        raise _refused(path, f"{file.name} is not an HDF5 file, or damaged ({error})") from error
 
 
 def _entries(path: Path, file: h5py.File, origin: Origin) -> list[Entry]:
     """Check that the file holds `episode_0`, `episode_1`, ... and nothing else, and what each says of itself."""
     with _refusing(path):
         entries = [hdf5.read_entry(file, index, _shapes(origin)) for index in range(len(file))]
-        if sum(entry.steps for entry in entries) > _MAX_STEPS:
-            raise ForeignError(f"it claims to hold more than {_MAX_STEPS} decisions")
+        steps = sum(entry.steps for entry in entries)
+        if steps * _LEAST_BYTES > file.id.get_filesize():
+            raise ForeignError(f"{_DATA} claims to hold {steps} decisions, more than a file of its size can")
     return entries
 
 

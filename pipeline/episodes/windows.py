@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import StageError
+from ..devices import machine_memory
+from ..errors import StageError, UsageError
 from ..randomness import Stream, numpy_stream
 from .episode import Batch, Decisions
 from .store import EpisodeStore
@@ -175,7 +176,11 @@ class Windows:
         Yields:
             `stop - start` batches, of each this process' share. What goes wrong in the thread is raised here; closing
             the iterator ends it.
+
+        Raises:
+            UsageError: they take more memory than this machine has.
         """
+        self._require_memory(batch)
 
         def draw(update: int) -> Batch:
             made = self.sample(numpy_stream(seed, Stream.WINDOWS, update), batch, self.share)
@@ -209,6 +214,16 @@ class Windows:
             self._copy_frames(int(self._begins[place]), sequence[:length])
         rows = np.where(mask, self._begins[places][:, None] + steps, 0)
         return self._batch(rows, frames, mask), torch.from_numpy(mask)
+
+    def _require_memory(self, batch: int) -> None:
+        """Raise UsageError where the batches made ahead would not fit into any memory that is there."""
+        memory, size = machine_memory(), self.store.view.size
+        needed = (_AHEAD + 1) * len(range(batch)[self.share]) * self.length * 3 * size**2
+        if needed > memory:
+            raise UsageError(
+                f"Batches of {batch} windows of {self.length} pictures take {needed / 2**30:.0f} GiB, more than the "
+                f"{memory / 2**30:.0f} GiB of this machine; choose a smaller world.batch or world.length"
+            )
 
     def _copy_frames(self, start: int, out: NDArray[np.uint8]) -> None:
         """Copy the pictures of the rows from `start` on into `out`, from memory or disk."""

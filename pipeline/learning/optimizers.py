@@ -64,6 +64,15 @@ class Norms(NamedTuple):
     each: Tensor
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take back an optimizer's `state_dict`. Raises ValueError where a tensor does not fit its weights."""
+    optimizer.load_state_dict(state)
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameter.shape:
+                raise ValueError(f"the optimizer's {name} has shape {list(value.shape)}, not {list(parameter.shape)}")
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Norms:
     """Clip the gradients in place, as it goes with the optimizer, and give their norms before that."""
     moved = [parameter for parameter in parameters if parameter.grad is not None]

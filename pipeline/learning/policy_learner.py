@@ -17,7 +17,7 @@ from ..models.world_model import WorldModel
 from .compilation import compiled
 from .encoding import Rows
 from .imagination import Dream, Outcomes, Trajectory, imagine
-from .optimizers import clip_gradients, make_optimizer
+from .optimizers import clip_gradients, make_optimizer, restore_optimizer
 from .policy_loss import Critics, PolicyLoss, policy_loss
 from .precision import autocast
 from .returns import ReturnScale
@@ -172,9 +172,15 @@ class PolicyLearner:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave, by as many processes or another number of them."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if isinstance(part, torch.optim.Optimizer):
+                restore_optimizer(part, state[name])
+            else:
+                part.load_state_dict(state[name])
         if self.rows is None:  # else none is carried on
             own = {name: state[name][self.share].to(self.model.device) for name in ("deter", "stoch", "carried")}
+            present = {"deter": self.ends.deter, "stoch": self.ends.stoch, "carried": self.carried}
+            if any(own[name].shape != tensor.shape for name, tensor in present.items()):
+                raise ValueError("the trajectories to be carried on do not have this model's shape")
             self.ends, self.carried = Latent(own["deter"], own["stoch"]), own["carried"]
 
     def _parts(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..models.world_model import WorldModel
 from ..randomness import Stream, numpy_stream, seed_torch
 from .compilation import compiled
 from .imagination import Dream
-from .optimizers import clip_gradients, make_optimizer
+from .optimizers import clip_gradients, make_optimizer, restore_optimizer
 from .precision import autocast
 from .schedule import set_step_size, step_size
 from .world_loss import world_loss
@@ -118,8 +118,9 @@ class WorldLearner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("best_model", "model"):  # the best one only to see that it fits
+            self.model.load_state_dict(state[name])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.best, self.best_model = state["best"], state["best_model"]
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..artifacts import FORMAT, load_weights, save_weights
 from ..config import ModelSettings, PolicySettings, ViewSettings, validate
+from ..devices import machine_memory
 from ..errors import StageError, UsageError
 from .actor_critic import Actor
 from .world_model import WorldModel
+
+_Module = TypeVar("_Module", bound=nn.Module)
+_TYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
+"""Of weights that can be read; written are the first."""
+_FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.randn}
+"""What networks are made with; their first arguments are the shape."""
+_SHARE, _SPARE = 2, 2**20
+"""Numbers that a network may take while it is built, for each one in the file, and beside those."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,19 @@ class LoadedWorld:
 
 
 def build_world(settings: ModelSettings, interface: Interface) -> WorldModel:
-    """A world model with fresh weights."""
-    return WorldModel(settings, interface.view.size, interface.low, interface.high, interface.discrete)
+    """A world model with fresh weights. Raises UsageError where these alone take more memory than there is."""
+    memory = machine_memory()
+    ration = _Ration(memory // 4)
+    try:
+        with ration:
+            return WorldModel(settings, interface.view.size, interface.low, interface.high, interface.discrete)
+    except _SpentError as error:
+        if ration.left >= 0:  # it was another one that is spent
+            raise
+        raise UsageError(
+            f"The weights of this world model take more than the {memory / 2**30:.0f} GiB of this machine; choose a "
+            "smaller --size, or smaller model settings"
+        ) from error
 
 
 def save_world(path: Path, model: WorldModel, interface: Interface) -> None:
@@ -74,8 +96,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
         interface = Interface(settings.view, low, high)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'world')}") from error
-    model = build_world(settings.model, interface)
-    fill(path, model, tensors, "world")
+    model = _filled(path, tensors, "world", lambda: build_world(settings.model, interface))
     return LoadedWorld(model.to(device).requires_grad_(False).eval(), settings.model, interface)
 
 
@@ -99,12 +120,20 @@ def load_actor(path: Path, world: LoadedWorld) -> Actor:
         settings = validate({"policy": {name: header[name] for name in ("actor_layers", "distribution")}})
     except (KeyError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'policy')}") from error
-    neutral = torch.zeros(len(world.interface.low))
-    actor = Actor(
-        world.model.features, world.settings, settings.policy, neutral, neutral + 0.5, world.interface.discrete
-    )
-    fill(path, actor, tensors, "policy")
+
+    def build() -> Actor:
+        neutral = torch.zeros(len(world.interface.low))
+        features, discrete = world.model.features, world.interface.discrete
+        return Actor(features, world.settings, settings.policy, neutral, neutral + 0.5, discrete)
+
+    actor = _filled(path, tensors, "policy", build)
     return actor.to(world.model.device).requires_grad_(False).eval()
+
+
+def world_of(path: Path) -> str | None:
+    """Content hash of the world model that an actor was fitted in, by its own header. Raises StageError."""
+    named = load_weights(path)[1].get("world")
+    return str(named) if named is not None else None
 
 
 def check_header(path: Path, header: Mapping[str, Any], kind: str) -> None:
@@ -114,21 +143,55 @@ def check_header(path: Path, header: Mapping[str, Any], kind: str) -> None:
         raise StageError(f"{path} holds {found}, not '{kind}' of format {FORMAT}; {_cure(path, kind)}")
 
 
-def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], kind: str) -> None:
-    """Load weights after checking every name, shape and type, and that all are finite. Raises StageError."""
+def _filled(path: Path, tensors: Mapping[str, Tensor], kind: str, build: Callable[[], _Module]) -> _Module:
+    """Build a network and load its weights.
+
+    A header of a kilobyte can ask for a network of 46 GiB, so while it is built memory is given out by what the file
+    holds.
+
+    Raises:
+        StageError: a name, shape or type is another than the network's, or a weight is not finite.
+    """
+    try:
+        with _Ration(_SPARE + _SHARE * sum(tensor.numel() for tensor in tensors.values())):
+            module = build()
+    except _SpentError as error:
+        raise StageError(f"{path} describes a larger network than it holds; {_cure(path, kind)}") from error
     expected = module.state_dict()
     odd = sorted(set(expected) ^ set(tensors))
     for name, tensor in tensors.items():
-        if name in expected and (tensor.shape != expected[name].shape or not tensor.is_floating_point()):
-            odd.append(f"{name} of shape {list(tensor.shape)}")
+        if name in expected and (tensor.shape != expected[name].shape or tensor.dtype not in _TYPES):
+            odd.append(f"{name} of shape {list(tensor.shape)} and type {tensor.dtype}")
     if odd:
         reason = f"does not fit its own settings, in the tensor {odd[0]}"
     elif not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         reason = "holds numbers that are not finite"
     else:
         module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        return
+        return module
     raise StageError(f"{path} {reason}; {_cure(path, kind)}")
+
+
+class _SpentError(Exception):
+    """More memory was asked for than there was to be."""
+
+
+class _Ration(TorchFunctionMode):
+    """Within this context new tensors have at most so many numbers in all; raises _SpentError before there are more."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.left = numbers
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Called in place of every function of torch."""
+        if func in _FACTORIES:
+            self.left -= math.prod(args if isinstance(args[0], int) else args[0])
+            if self.left < 0:
+                raise _SpentError
+        return func(*args, **(kwargs or {}))
 
 
 def _cure(path: Path, kind: str) -> str:

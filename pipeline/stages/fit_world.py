@@ -65,6 +65,8 @@ def fit_world(
         reading(folder.command, (lock_of(data), data)),
         EpisodeStore.open(data) as store,
     ):
+        if store.warning:
+            console.warn(store.warning)
         settings = settings.model_copy(update=recorded_sections(store, settings))
         windows = _windows(settings, store, device)  # before --fresh: bad data replace nothing
         inputs, sections = {"data": store.fingerprint}, STAGE_SECTIONS["fit-world"]
@@ -121,7 +123,7 @@ def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Sect
 def interface_of(store: EpisodeStore) -> Interface:
     """What joins a model to the environment that the episodes come from."""
     view = store.view
-    return Interface(view.settings, view.action_low, view.action_high)
+    return Interface(store.view_settings, view.action_low, view.action_high)
 
 
 def _windows(settings: Settings, store: EpisodeStore, device: torch.device) -> tuple[Windows | DeviceWindows, Windows]:

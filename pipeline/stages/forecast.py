@@ -303,7 +303,7 @@ def _with_data(settings: Settings, data: Path | None) -> Settings:
         return settings
     with EpisodeStore.open(data) as store:
         collected = settings.collect.model_copy(update={"decisions": store.steps})
-        return settings.model_copy(update={"view": store.view.settings, "collect": collected})
+        return settings.model_copy(update={"view": store.view_settings, "collect": collected})
 
 
 def _with_world(settings: Settings, run: Run | None) -> Settings:

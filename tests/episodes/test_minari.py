@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.episodes.episode import COLUMNS, Episode
 from pipeline.episodes.store import EpisodeStore
+from pipeline.errors import StageError
 
 minari = pytest.importorskip("minari")
 
@@ -72,3 +73,30 @@ def test_an_environment_unknown_to_minari_is_no_reason_to_fail(
     (path / "metadata.json").write_text(text.replace("order_enforce", "of_a_later_gymnasium"))
     with EpisodeStore.open(path) as store:
         assert len(store.read(0)) == 3
+
+
+def test_a_data_set_of_minari_itself_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given whole, or only the folder with its data file, whose layout is like ours."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    rng = np.random.default_rng(0)
+    buffer = minari.data_collector.EpisodeBuffer(
+        observations=rng.integers(0, 256, (6, 8, 8, 3), np.uint8),
+        actions=rng.random((5, 3), np.float32),
+        rewards=list(rng.random(5)),
+        terminations=[False] * 5,
+        truncations=[False] * 4 + [True],
+        infos={},
+    )
+    minari.create_dataset_from_buffers(
+        "theirs-v0",
+        [buffer],
+        observation_space=gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        action_space=gymnasium.spaces.Box(0, 1, (3,), np.float32),
+    )
+    for folder in (tmp_path / "theirs-v0", tmp_path / "theirs-v0" / "data"):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert any(path.name == "main_data.hdf5" for path in before)
+        with pytest.raises(StageError, match=r"[Mm]inari data set") as caught:
+            EpisodeStore.open(folder)
+        assert "--fresh" not in str(caught.value) and "\n" not in str(caught.value)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

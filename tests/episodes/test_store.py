@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline.episodes.episode import COLUMNS, INFO_TYPES, Episode
 from pipeline.episodes.metadata import Origin
-from pipeline.episodes.store import EpisodeStore
+from pipeline.episodes.store import EpisodeStore, read_pending
 from pipeline.errors import StageError
 
 MakeEpisode = Callable[..., Episode]
@@ -40,7 +41,7 @@ def episodes(draw: st.DrawFn, discrete: bool) -> Episode:
         truncations=last & (not terminated),
         infos={name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in INFO_TYPES.items()},
         seed=draw(st.integers(0, 2**31 - 1)),
-        policy=draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)),
+        policy=draw(st.text(st.characters(codec="utf-8").filter(str.isprintable), max_size=20)),
         track_tiles=draw(st.integers(1, 400)),
     )
 
@@ -117,6 +118,39 @@ def test_missing_and_empty_data_sets_name_the_command(tmp_path: Path, origin: Or
     EpisodeStore.create(tmp_path / "empty", origin).close()
     with pytest.raises(StageError, match=r"holds no episodes yet; run `dreamer collect --data empty`"):
         EpisodeStore.open(tmp_path / "empty")
+
+
+def test_a_view_that_no_model_has(tmp_path: Path, write_store: WriteStore, make_episode: MakeEpisode) -> None:
+    path = write_store(tmp_path / "x", [make_episode(0, 3)])
+    with EpisodeStore.open(path) as store, pytest.raises(StageError, match=r"view\.size = 8 is not valid"):
+        _ = store.view_settings
+
+
+def test_another_version_of_gymnasium_is_told(
+    tmp_path: Path, write_store: WriteStore, make_episode: MakeEpisode
+) -> None:
+    path = write_store(tmp_path / "x", [make_episode(0, 3)])
+    tree = json.loads((path / "metadata.json").read_text())
+    for recorded, said in ((gymnasium.__version__, None), ("1.3.7", "recorded with gymnasium 1.3.7, here is")):
+        tree["dreamer"]["gymnasium"] = recorded
+        (path / "metadata.json").write_text(json.dumps(tree))
+        with EpisodeStore.open(path) as store:
+            assert store.warning is None if said is None else said in (store.warning or "")
+
+
+def test_pending_episodes_are_read_where_they_wait(
+    tmp_path: Path, write_store: WriteStore, make_episode: MakeEpisode
+) -> None:
+    path = write_store(tmp_path / "x", [make_episode(0, 3)])
+    writer = EpisodeStore.extend(path)
+    for number in (1, 2):
+        writer.append(make_episode(number, 4))
+    writer.release()
+    assert [episode.digest() for episode in read_pending(path, 1)] == [make_episode(n, 4).digest() for n in (1, 2)]
+    pending = path / "pending" / "episode_2.hdf5"
+    pending.write_bytes(pending.read_bytes()[:-9])
+    with pytest.raises(StageError, match="episode_2"):
+        list(read_pending(path, 1))
 
 
 def test_an_existing_data_set_is_replaced_only_when_told(
@@ -228,7 +262,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline.episodes.episode import INFO_TYPES, Episode
-from pipeline.episodes.store import EpisodeStore
+from pipeline.episodes.store import EpisodeStore, read_pending
 
 def episode(number):
     rng = np.random.default_rng(number)

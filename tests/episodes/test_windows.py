@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline.episodes import windows as windows_module
 from pipeline.episodes.episode import Batch, Episode
 from pipeline.episodes.store import EpisodeStore
 from pipeline.episodes.windows import BlankWindows, DeviceWindows, Windows, place, split
-from pipeline.errors import StageError
+from pipeline.errors import StageError, UsageError
 
 MakeEpisode = Callable[..., Episode]
 
@@ -240,3 +241,13 @@ def test_split_depends_on_the_seed_and_needs_two_episodes() -> None:
     assert len({tuple(split(50, 0.1, seed)[1]) for seed in range(20)}) == 20
     with pytest.raises(StageError, match="with more --decisions"):
         split(1, 0.5, 0)
+
+
+def test_batches_that_no_memory_holds_are_not_begun(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Windows(store, [0, 1], 4, 1.0)
+    needed = 4 * 8 * 4 * 3 * store.view.size**2  # made ahead, windows, rows
+    monkeypatch.setattr(windows_module, "machine_memory", lambda: needed)
+    assert len(next(batches.batches(0, 0, 1, 8)).reward) == 8
+    monkeypatch.setattr(windows_module, "machine_memory", lambda: needed - 1)
+    with pytest.raises(UsageError, match="Batches of 8 windows of 4 pictures take"):
+        next(batches.batches(0, 0, 1, 8))

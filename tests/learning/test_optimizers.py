@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.config import PolicySettings, WorldSettings
-from pipeline.learning.optimizers import LaProp, clip_adaptively, clip_gradients, make_optimizer
+from pipeline.learning.optimizers import LaProp, clip_adaptively, clip_gradients, make_optimizer, restore_optimizer
 from pipeline.learning.schedule import set_step_size, step_size
 
 ADAM = PolicySettings(optimizer="adam", eps=1e-8)
@@ -143,6 +143,19 @@ def test_resumed_it_goes_on_bitwise(settings: PolicySettings) -> None:
     take_steps(resumed, second, settings, drawn[3:], rates[3:])
     assert all(torch.equal(p, q) for p, q in zip(whole, resumed, strict=True))
     assert not any(torch.equal(p, q) for p, q in zip(parts, resumed, strict=True))
+
+
+@pytest.mark.parametrize("settings", [ADAM, LAPROP], ids=["adam", "laprop"])
+def test_a_state_of_another_shape_is_refused(settings: PolicySettings) -> None:
+    fitted = weights()
+    optimizer = make_optimizer(fitted, settings, 1e-2)
+    take_steps(fitted, optimizer, settings, gradients(2), [1e-2] * 2)
+    state = copy.deepcopy(optimizer.state_dict())
+    restore_optimizer(make_optimizer(weights(), settings, 1e-2), state)
+    moment = next(name for name, value in state["state"][0].items() if isinstance(value, torch.Tensor) and value.ndim)
+    state["state"][0][moment] = torch.zeros(7, 5, 3)
+    with pytest.raises(ValueError, match=f"the optimizer's {moment} has shape"):
+        restore_optimizer(make_optimizer(weights(), settings, 1e-2), state)
 
 
 def test_the_world_models_settings_name_one_too() -> None:

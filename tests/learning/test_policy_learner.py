@@ -123,6 +123,14 @@ def test_everything_that_changes_is_saved(model: WorldModel) -> None:
     assert torch.equal(other.ends.stoch, learner.ends.stoch) and torch.equal(other.carried, learner.carried)
 
 
+@pytest.mark.parametrize("name", ["deter", "stoch", "carried"])
+def test_trajectories_of_another_shape_are_refused(model: WorldModel, name: str) -> None:
+    learner = make_learner(model)
+    state = learner.state()
+    with pytest.raises(ValueError, match="do not have this model's shape"):
+        make_learner(model).restore(state | {name: state[name][..., 1:]})
+
+
 def tiny(variant: str, **values: Any) -> Settings:
     settings = resolve("tiny", variant=variant)
     for name, value in {"policy.precision": "float32", **values}.items():

@@ -99,6 +99,18 @@ def test_the_weights_with_the_lowest_held_out_loss_are_kept(monkeypatch: pytest.
     assert not torch.equal(learner.best_model[name], kept[2][name])
 
 
+@pytest.mark.parametrize("name", ["model", "best_model"])
+def test_a_state_of_another_model_is_refused(name: str) -> None:
+    windows: Any = FakeWindows()
+    learner, other = (
+        WorldLearner(make_model(sizes), WorldSettings(), windows, windows, 0)
+        for sizes in (SIZES, SIZES.model_copy(update={"units": 9}))
+    )
+    learner.restore(learner.state())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        learner.restore(learner.state() | {name: other.state()[name]})
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_is_fitted_and_looked_at(variant: str, precision: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from pipeline.artifacts import load_weights, save_weights
 from pipeline.config import VARIANTS, ModelSettings, PolicySettings, ViewSettings, resolve
-from pipeline.errors import StageError
+from pipeline.errors import StageError, UsageError
+from pipeline.models import checkpoints
 from pipeline.models.actor_critic import Actor
 from pipeline.models.checkpoints import Interface, build_world, load_actor, load_world, save_actor, save_world
 
@@ -112,6 +114,12 @@ Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, header: tensors.update(extra=torch.ones(1)), "in the tensor extra"),
         (lambda tensors, header: tensors.update({"scale.low": torch.ones(2).int()}), r"in the tensor scale\.low"),
         (lambda tensors, header: tensors["scale.low"].fill_(float("nan")), "not finite"),
+        (lambda tensors, header: tensors["scale.low"].fill_(float("-inf")), "not finite"),
+        (
+            lambda tensors, header: tensors.update({"scale.low": tensors["scale.low"].to(torch.float8_e5m2)}),
+            r"in the tensor scale\.low .*float8",
+        ),
+        (lambda tensors, header: header["model"].update(VARIANTS["v1"]["model"]), "describes a larger network"),
     ],
 )
 def test_what_does_not_fit_is_refused(path: Path, harm: Harm, message: str) -> None:
@@ -120,6 +128,42 @@ def test_what_does_not_fit_is_refused(path: Path, harm: Harm, message: str) -> N
     save_weights(path, tensors, header)
     with pytest.raises(StageError, match=rf"model\.safetensors .*{message}.*dreamer fit-world --run demo --fresh"):
         load_world(path)
+
+
+HUGE = {
+    "deter": 16384, "hidden": 8192, "units": 8192, "layers": 8, "depth": 256, "groups": 128, "classes": 256,
+    "ensemble": 32, "ensemble_units": 4096, "bins": 1023,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_network_that_the_file_does_not_hold_is_not_built(variant: str, tmp_path: Path) -> None:
+    """The largest that the bounds allow takes up to 46 GiB."""
+    path, settings = tmp_path / "model.safetensors", resolve("tiny", variant=variant).model
+    save_world(path, build_world(settings, INTERFACE), INTERFACE)
+    tensors, header = load_weights(path)
+    header["model"] |= HUGE | ({"ensemble": 0} if variant == "memoryless" else {})
+    save_weights(path, tensors, header)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StageError, match="describes a larger network than it holds"):
+        load_world(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19, "kB"
+
+
+def test_a_network_beyond_the_machine_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = sum(tensor.numel() for tensor in build_world(SIZES, INTERFACE).state_dict().values())
+    monkeypatch.setattr(checkpoints, "machine_memory", lambda: 2 * numbers)
+    with pytest.raises(UsageError, match="take more than the 0 GiB of this machine"):
+        build_world(SIZES, INTERFACE)
+
+
+def test_reading_draws_as_many_random_numbers_as_building(path: Path) -> None:
+    torch.manual_seed(0)
+    build_world(SIZES, INTERFACE)
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    load_world(path)
+    assert torch.equal(torch.get_rng_state(), after), "what is random after it stays what it was"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Looking at what is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import console
+from .options import app, examples
+
+
+@app.command(epilog=examples("dreamer verify artifacts/demo", "dreamer verify data/demo --json"))
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a data set or a run.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print the findings as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """Check a data set or a run from end to end: every episode, checksum and weight. Exit code 1 where one is wrong."""
+    console.set_quiet(as_json)
+    if not path.is_dir():
+        from ..errors import UsageError
+
+        raise UsageError(f"There is no folder {path}")
+    from ..stages.verify import verify
+
+    verdict = verify(path)
+    if as_json:
+        sys.stdout.write(json.dumps(verdict.as_json(), indent=1) + "\n")
+    else:
+        for line in verdict.fine:
+            console.say(line)
+        for line in verdict.warnings:
+            console.warn(line)
+        for line in verdict.faults:
+            console.fail(line)
+        if verdict.sound:
+            console.say(f"Sound: nothing is wrong with the {verdict.kind} {path}")
+    if not verdict.sound:
+        raise typer.Exit(1)
