@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("stages",),
+    ("doctor", "stages"),
     ("viewing",),
-    ("driving",),
+    ("driving", "lineage"),
     ("agent",),
     ("learning",),
     ("models",),
@@ -22,7 +22,8 @@ FLOORS = (
     ("artifacts",),
     ("devices",),
     ("config", "console", "distributed", "processes"),
-    ("allocator", "errors", "randomness", "scores"),
+    ("allocator", "randomness", "scores", "trackers"),
+    ("errors",),
 )
 """From the roof to the cellar. What shares a floor may not import each other, but within a room all may."""
 

@@ -13,10 +13,10 @@ import typer
 
 from .. import __version__, console, distributed
 from ..errors import DreamerError, InterruptedRunError
-from . import stages
+from . import looking, stages
 from .options import app
 
-__all__ = ["app", "main", "stages"]
+__all__ = ["app", "looking", "main", "stages"]
 
 
 def _print_version(asked: bool) -> None:
