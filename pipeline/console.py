@@ -1,15 +1,17 @@
-"""What a person sees while a command works: messages, progress with the live metrics, tables; and the metrics' log."""
+"""What a person sees while a command works: messages, tables, progress with the live metrics; and the metrics' log."""
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,12 +20,14 @@ from rich.table import Table
 
 from .errors import StageError
 from .reading import parse_json, printable, read_text
+from .trackers import Tracker
 
 _PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal
 _MAX_BYTES = 2**30  # of metrics: those of the most updates that the settings allow take 0.3 GB
 
 _out = Console(highlight=False, soft_wrap=True)
 _error = Console(stderr=True, highlight=False, soft_wrap=True)
+_trackers: tuple[Callable[[Path], Tracker], ...] = ()
 
 
 def set_quiet(quiet: bool) -> None:
@@ -66,6 +70,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     _out.print(grid)
 
 
+def say_json(tree: Any) -> None:
+    """Print a tree of plain values as JSON, quiet or not: it is what was asked for."""
+    sys.stdout.write(json.dumps(tree, indent=1) + "\n")
+
+
+def track_with(*trackers: Callable[[Path], Tracker]) -> None:
+    """From now on give the metrics to these services too, each made with the folder of a metrics file."""
+    global _trackers
+    _trackers = trackers
+
+
 def short(value: float) -> str:
     """A number in about four digits."""
     if not math.isfinite(value):
@@ -82,8 +97,17 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def memory() -> str:
+    """What this process holds in memory, such as "1.2 GiB"; empty where the system does not say as Linux does."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return ""
+    return f"{pages * mmap.PAGESIZE / 2**30:.1f} GiB"
+
+
 class Meter:
-    """Progress of long work: a bar with rate, time left and live metrics, or plain lines off a terminal.
+    """Progress of long work: a bar with rate, time left, memory and live metrics, or plain lines off a terminal.
 
     Args:
         title: what is being done.
@@ -105,10 +129,11 @@ class Meter:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[memory]}"),
                 TextColumn("{task.fields[metrics]}"),
                 console=_out,
             )
-            self.task = self.bar.add_task(title, total=total, completed=done, rate="", metrics="")
+            self.task = self.bar.add_task(title, total=total, completed=done, rate="", memory="", metrics="")
 
     def __enter__(self) -> Self:
         if self.bar is not None:
@@ -134,19 +159,22 @@ class Meter:
         if metrics is not None:
             self.text = "  ".join(f"{name} {short(value)}" for name, value in metrics.items())
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, rate=f"{self.rate:.3g} {self.unit}/s", metrics=self.text)
+            rate = f"{self.rate:.3g} {self.unit}/s"
+            self.bar.update(self.task, completed=done, rate=rate, memory=memory(), metrics=self.text)
         elif time.monotonic() - self.printed >= _PLAIN_EVERY:
             self._print_plain()
 
     def _print_plain(self) -> None:
         self.printed = time.monotonic()
         left = duration((self.total - self.done) / self.rate) if self.rate > 0 else "?"
-        pace = f"{self.done}/{self.total} {self.unit}, {self.rate:.3g}/s, {left} left"
+        pace = ", ".join(
+            filter(None, (f"{self.done}/{self.total} {self.unit}", f"{self.rate:.3g}/s", f"{left} left", memory()))
+        )
         say(f"{self.title}: {pace}  {self.text}".rstrip())
 
 
 class MetricsLog:
-    """Appends metrics to a JSONL file, one object a line, each with its `step`.
+    """Appends metrics to a JSONL file, one object a line, each with its `step`; and to what `track_with` names.
 
     Args:
         path: the file.
@@ -155,11 +183,14 @@ class MetricsLog:
 
     def __init__(self, path: Path, after: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= after]
+        kept = [line for line in read_lines(path) if line["step"] <= after]
         fresh = path.with_name(f".{path.name}.new")
         fresh.unlink(missing_ok=True)  # a link of this name in somebody else's run would lead out of it
-        fresh.write_text("".join(kept), encoding="utf-8")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         fresh.replace(path)  # a kill in between leaves the old file
+        self.trackers = [tracker(path.parent) for tracker in _trackers]
+        for line in kept:
+            self._track(line)
         self.stream = path.open("a", encoding="utf-8")
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -167,14 +198,22 @@ class MetricsLog:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self.stream.write(json.dumps({"step": step, **finite}) + "\n")
         self.stream.flush()
+        self._track({"step": step, **finite})
+
+    def _track(self, line: Mapping[str, float | None]) -> None:
+        metrics = {name: value for name, value in line.items() if name != "step" and value is not None}
+        for tracker in self.trackers:
+            tracker.append(int(line["step"] or 0), metrics)
 
     def sync(self) -> None:
         """Have all lines on disk."""
         os.fsync(self.stream.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and the services' too."""
         self.stream.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:

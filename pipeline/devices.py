@@ -32,15 +32,15 @@ def pick_device(name: str) -> torch.device:
         UsageError: there is no such device, or not on this machine, or not one for each process.
     """
     if name == "auto":
-        chosen = next(device for device, present in _PRESENT.items() if present())
+        chosen = fastest()
         chosen = "cpu" if chosen == "mps" and distributed.size() > 1 else chosen
-        console.say(f"Device: {_describe(chosen)}, the fastest that PyTorch {torch.__version__} can use here.")
+        console.say(f"Device: {describe(chosen)}, the fastest that PyTorch {torch.__version__} can use here.")
         return _own(chosen)
     if name not in _PRESENT:
         raise UsageError(f"There is no device '{name}'{did_you_mean(name, ['auto', *_PRESENT])}")
     if not _PRESENT[name]():
         raise UsageError(f"PyTorch {torch.__version__} finds no {name} device on this machine; use --device auto")
-    console.say(f"Device: {_describe(name)}, as asked.")
+    console.say(f"Device: {describe(name)}, as asked.")
     return _own(name)
 
 
@@ -105,7 +105,12 @@ def machine_memory() -> int:
         return sys.maxsize
 
 
-def _describe(device: str) -> str:
+def fastest() -> str:
+    """Name of the fastest device that is there."""
+    return next(device for device, present in _PRESENT.items() if present())
+
+
+def describe(device: str) -> str:
     """A device's name, with the model of a graphics card or the number of a processor's threads."""
     if device == "cuda":
         return f"cuda ({torch.cuda.get_device_name()})"

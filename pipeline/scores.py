@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
+from pydantic import TypeAdapter
 
 _RESAMPLES = 9999
 _CONFIDENCE = 0.95
@@ -210,6 +211,32 @@ class Report:
     question: dict[str, Any]
     scores: dict[str, list[EpisodeScore]]
     promises: dict[int, list[Promise]]
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Self:
+        """Read what `as_json` gave. Raises ValueError or KeyError where it is something else."""
+        question = TypeAdapter(dict[str, Any]).validate_python(tree["question"])
+        drives = TypeAdapter(dict[str, dict[str, Any]]).validate_python(tree["drives"])
+        dream = TypeAdapter(dict[int, dict[str, Any]]).validate_python(tree["dream"])
+        scores, promises = TypeAdapter(list[EpisodeScore]), TypeAdapter(list[Promise])
+        return cls(
+            question,
+            {driver: scores.validate_python(many["episodes"]) for driver, many in drives.items()},
+            {horizon: promises.validate_python(many["tracks"]) for horizon, many in dream.items()},
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """What to be wary of: the shortest horizon over which the dream flatters; None where it does not."""
+        for horizon, trust in self.trusts.items():
+            if trust.flatters:
+                return (
+                    f"The dream flatters: over {horizon} decisions it promises {trust.dreamt:.0f} where "
+                    f"{trust.real:.0f} comes (the whole interval of the difference lies above 20 % of what comes). The "
+                    "policy may live on the model's mistakes: more data, fewer policy updates or a larger "
+                    "policy.penalty help"
+                )
+        return None
 
     @property
     def summaries(self) -> dict[str, Summary]:

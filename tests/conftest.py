@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,7 @@ import pytest
 
 from pipeline.artifacts import Manifest, Run, StageFolder, file_hash
 from pipeline.config import Settings, resolve
+from pipeline.scores import EpisodeScore, Promise, Report
 
 hypothesis.settings.register_profile("project", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("project")
@@ -106,3 +108,43 @@ def make_data(path: Path, *, continuous: bool = True, truth: bool = False) -> Pa
                 )
             )
     return path
+
+
+DATA_HASH = "d" * 64
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Run:
+    """`artifacts/demo` with all stages complete and evaluated, made from `DATA_HASH`; its weights are mere words."""
+    run, settings = Run(tmp_path / "artifacts" / "demo"), resolve("tiny")
+    hashes: dict[str, str] = {"data": DATA_HASH}
+    for name, folder in (("world", run.world), ("policy", run.policy)):
+        folder.write_settings(settings)
+        folder.weights.write_text(name, encoding="utf-8")
+        outputs = {folder.weights.name: file_hash(folder.weights)}
+        facts = {"data": "demo"} if name == "world" else {}
+        folder.write_manifest(Manifest(f"fit-{name}", dict(hashes), outputs, 1000, complete=True, facts=facts))
+        hashes[name] = outputs[folder.weights.name]
+        lines = [{"step": s, "picture": 1 / s, "held_out/kl": s, "return": s, "entropy": -s} for s in range(1, 9)]
+        folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    del hashes["data"]
+    tree = {**_evaluation(hashes).as_json(), "facts": {"seconds": 12.5, "versions": {"torch": "2.9"}}}
+    (run.evaluation.path / "evaluation.json").parent.mkdir()
+    (run.evaluation.path / "evaluation.json").write_text(json.dumps(tree), encoding="utf-8")
+    run.evaluation.write_settings(settings)
+    outputs = {"evaluation.json": file_hash(run.evaluation.path / "evaluation.json")}
+    run.evaluation.write_manifest(Manifest("evaluate", hashes, outputs, 8, complete=True))
+    return run
+
+
+def _evaluation(hashes: dict[str, str]) -> Report:
+    """Eight tracks, on which the policy has 100, 200, ... and a baseline -10; the dream promises twice as much."""
+
+    def score(track: int, value: float) -> EpisodeScore:
+        return EpisodeScore(track, value, 250, 100, 300, lap_finished=False, left_field=value < 0, truncated=value > 0)
+
+    tracks = range(1000, 1008)
+    policy = [score(track, 100.0 * (track - 999)) for track in tracks]
+    promises = [Promise(one.track, 15, 2 * one.score, one.score) for one in policy]
+    question = {"list": "report", "tracks": [*tracks], "actions": "deterministic", "seed": 0, **hashes}
+    return Report(question, {"policy": policy, "random": [score(track, -10.0) for track in tracks]}, {15: promises})

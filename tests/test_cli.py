@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from pipeline import __version__, cli, console, distributed
+from pipeline import __version__, cli, console, distributed, trackers
 from pipeline.artifacts import Run
 from pipeline.cli import options as shared_options
 from pipeline.config import resolve
@@ -47,6 +48,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
 
     for name in STAGES:
         _replace_stage(monkeypatch, name, stand_in(name))
+    monkeypatch.setattr("pipeline.viewing.report.write_report", lambda run: run.root / "report.html")
     return kept
 
 
@@ -330,13 +332,39 @@ def test_run_ends_with_the_score_and_where_all_is(capsys: Screen, calls: Calls) 
     film.parent.mkdir(parents=True)
     film.touch()
     assert dreamer("run", "--run", "mine", "--device", "cpu") == 0
-    score, *where = capsys.readouterr().out.splitlines()[-4:]
+    score, *where = capsys.readouterr().out.splitlines()[-5:]
     assert score.startswith("Score: 700 (95 % interval 6") and score.endswith("mean over 2 report tracks")
     assert where == [
         "Figure: artifacts/mine/encodings/encodings.png",
         "Video: artifacts/mine/evaluation/drive.webm",
         "Run folder: artifacts/mine",
+        "Report: artifacts/mine/report.html",
     ]
+
+
+def test_evaluate_ends_with_the_report_or_as_json(capsys: Screen, calls: Calls) -> None:
+    assert dreamer("evaluate", "--run", "mine", "--device", "cpu") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Report: artifacts/mine/report.html"
+    assert dreamer("evaluate", "--run", "mine", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == _report().as_json()
+
+
+@pytest.mark.parametrize("command", ["fit-world", "fit-policy", "run"])
+def test_metrics_go_to_the_services_that_are_asked_for(
+    command: str, calls: Calls, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(console, "track_with", lambda *trackers: tracked.append(trackers))
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: object())
+    assert dreamer(command) == 0
+    assert dreamer(command, "--tensorboard", "--wandb") == 0
+    assert tracked == [(), (trackers.TensorBoard, trackers.WandB)]
+    calls.clear()
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    capsys.readouterr()
+    assert dreamer(command, "--wandb", "--quiet") == 2
+    assert "pip install wandb" in _refusal(capsys)
+    assert calls == []
 
 
 def test_set_overrides_file_and_file_overrides_preset(tmp_path: Path, calls: Calls) -> None:

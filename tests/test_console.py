@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,40 @@ def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None, "kl": None, "fine": 1.0}]
 
 
+def test_services_are_given_every_line_those_of_an_earlier_start_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, object]] = []
+
+    class Service:
+        def __init__(self, folder: Path) -> None:
+            given.append(("folder", folder))
+
+        def append(self, step: int, metrics: Mapping[str, float]) -> None:
+            given.append(("line", (step, dict(metrics))))
+
+        def close(self) -> None:
+            given.append(("close", None))
+
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append(10, {"loss": 1.0})
+    log.append(20, {"loss": 2.0})
+    log.close()
+    monkeypatch.setattr(console, "_trackers", ())
+    console.track_with(Service)
+    log = MetricsLog(tmp_path / "metrics.jsonl", after=10)
+    log.append(20, {"loss": 3.0, "kl": float("nan")})
+    log.close()
+    lines = [("line", (10, {"loss": 1.0})), ("line", (20, {"loss": 3.0}))]
+    assert given == [("folder", tmp_path), *lines, ("close", None)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux alone says it")
+def test_memory_is_what_the_process_holds() -> None:
+    number, unit = console.memory().split()
+    assert 0.01 < float(number) < 100 and unit == "GiB"
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "0"), (3.14159, "3.142"), (123456.0, "1.23e+05"), (0.00012345, "1.23e-04"), (-2.0, "-2")]
 )
@@ -103,12 +138,13 @@ def test_off_a_terminal_progress_is_plain_lines(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "memory", lambda: "1.5 GiB")
     with Meter("Fitting", 100, "updates", done=20) as meter:
         for done in range(21, 61):
             now[0] += 0.5
             meter.advance_to(done, {"loss": 1.5})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Fitting: 40/100 updates, 2/s, 0:30 left  loss 1.5"
+    assert lines[0] == "Fitting: 40/100 updates, 2/s, 0:30 left, 1.5 GiB  loss 1.5"
     assert lines[-1].startswith("Fitting: 60/100 updates")
     assert len(lines) == 3
 

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("playing", "stages"),
+    ("doctor", "playing", "stages"),
     ("viewing",),
-    ("driving",),
+    ("driving", "lineage"),
     ("agent", "dream_env"),
     ("learning",),
     ("models",),
@@ -22,7 +22,8 @@ FLOORS = (
     ("artifacts",),
     ("devices",),
     ("config", "console", "distributed", "locks", "processes"),
-    ("allocator", "errors", "randomness", "reading", "scores"),
+    ("allocator", "randomness", "reading", "scores", "trackers"),
+    ("errors",),
 )
 """From the roof to the cellar. What shares a floor may not import each other, but within a room all may."""
 

@@ -130,3 +130,25 @@ def test_report_as_json_is_strict_and_complete() -> None:
     assert content["drives"]["policy"]["episodes"][0]["track"] == 1000
     assert list(content["dream"]) == ["15"]  # nobody drove 50 decisions
     assert content["dream"]["15"]["tracks"] == [{"track": 0, "decisions": 50, "dreamt": 1, "real": 2}]
+
+
+def test_a_report_survives_json() -> None:
+    promises = {15: [Promise(1, 15, 60.0, 50.0), Promise(2, 15, 40.0, 45.5)]}
+    report = Report({"tracks": [1, 2]}, {"policy": [episode(1.5, 1), episode(2.5, 2)], "random": []}, promises)
+    report.scores["random"] = [episode(-1.0, 1), episode(-2.0, 2, left_field=True)]
+    assert Report.from_json(json.loads(json.dumps(report.as_json()))) == report
+
+
+@pytest.mark.parametrize("damage", [{"drives": {}}, {"drives": None, "dream": {}}, {"drives": {"policy": {}}}])
+def test_what_is_no_report_is_refused(damage: dict[str, object]) -> None:
+    with pytest.raises((KeyError, ValueError)):
+        Report.from_json({"question": {}, **damage})
+
+
+def test_a_report_warns_of_the_shortest_horizon_over_which_the_dream_flatters() -> None:
+    honest = [Promise(track, 15, 100.0 + track, 100.0) for track in range(4)]
+    flattering = [Promise(track, 50, 300.0 + track, 100.0) for track in range(4)]
+    scores = {"policy": [episode(1.0)]}
+    assert Report({}, scores, {15: honest}).warning is None
+    warning = Report({}, scores, {15: honest, 50: flattering, 250: flattering}).warning
+    assert warning is not None and "over 50 decisions it promises 302 where 100 comes" in warning

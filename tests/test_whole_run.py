@@ -29,6 +29,7 @@ def test_from_random_driving_to_a_score_and_again(tmp_path: Path) -> None:
         "encodings/dream.mp4",
         "policy/curves.png",
         "evaluation/drive.mp4",
+        "report.html",
     ):
         assert (run / name).stat().st_size > 1000, name
         assert name.split("/")[0] in first.stdout

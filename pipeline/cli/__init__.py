@@ -14,10 +14,10 @@ import typer
 from .. import __version__, console, distributed
 from ..errors import DreamerError, InterruptedRunError, of_the_machine
 from ..processes import sigterm_as_ctrl_c
-from . import checking, playing, stages
+from . import checking, looking, playing, stages
 from .options import app
 
-__all__ = ["app", "checking", "main", "playing", "stages"]
+__all__ = ["app", "checking", "looking", "main", "playing", "stages"]
 
 
 def _print_version(asked: bool) -> None:

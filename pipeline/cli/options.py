@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +14,20 @@ import typer
 
 from .. import console, distributed
 from ..artifacts import Run, check_name
-from ..config import Settings, flatten, parse_value, read_settings_file, resolve
+from ..config import (
+    PRESETS,
+    SIZES,
+    VARIANTS,
+    Settings,
+    flatten,
+    parse_value,
+    read_settings_file,
+    resolve,
+    setting_names,
+)
 from ..errors import InterruptedRunError, UsageError
 from ..processes import cores
+from ..trackers import require
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +57,16 @@ OWNERS = {
 """The command that each section of the settings belongs to; `run` uses them all, and all commands use `seed`."""
 
 
+def _completes(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Completion by the shell: those of the names that begin with what was typed."""
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+def _folders(root: str) -> Callable[[str], list[str]]:
+    """Completion by the names of the folders in a folder."""
+    return _completes(lambda: sorted(path.name for path in Path(root).glob("*/")))
+
+
 _shared_option = functools.partial(typer.Option, rich_help_panel="Shared options")
 
 
@@ -57,6 +78,7 @@ class Shared:
         str | None,
         _shared_option(
             metavar="tiny|demo|full",
+            autocompletion=_completes(lambda: PRESETS),
             help="Settings that end in seconds, in minutes, or at the best.",
             show_default="the run's own settings, full for a new run",
         ),
@@ -65,6 +87,7 @@ class Shared:
         str | None,
         _shared_option(
             metavar="laptop|memoryless|v1|v2|v3",
+            autocompletion=_completes(lambda: VARIANTS),
             help="Which Dreamer: our own, one of the three published, or one without memory.",
             show_default="the run's own, laptop for a new run",
         ),
@@ -73,6 +96,7 @@ class Shared:
         str | None,
         _shared_option(
             metavar="1m|12m|25m|50m|100m|200m|400m",
+            autocompletion=_completes(lambda: SIZES),
             help="DreamerV3's sizes by its own names.",
             show_default="the variant's own",
         ),
@@ -80,7 +104,12 @@ class Shared:
     config: Annotated[Path | None, _shared_option(metavar="FILE", help="Settings from a TOML file.")] = None
     assignments: Annotated[
         list[str] | None,
-        _shared_option("--set", metavar="SECTION.KEY=VALUE", help="A single setting; may be given several times."),
+        _shared_option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            autocompletion=_completes(lambda: [f"{name}=" for name in setting_names()]),
+            help="A single setting; may be given several times.",
+        ),
     ] = None
     seed: Annotated[int | None, _shared_option(metavar="N", help="Seed of everything random.", show_default="0")] = None
     deterministic: Annotated[
@@ -88,7 +117,12 @@ class Shared:
         _shared_option("--deterministic", metavar="", help="Bitwise the same again on this machine."),
     ] = False
     device: Annotated[
-        str, _shared_option(metavar="auto|cpu|cuda|mps", help="Where the networks run; collecting has none.")
+        str,
+        _shared_option(
+            metavar="auto|cpu|cuda|mps",
+            autocompletion=_completes(lambda: ("auto", "cpu", "cuda", "mps")),
+            help="Where the networks run; collecting has none.",
+        ),
     ] = "auto"
     quiet: Annotated[bool, _shared_option("--quiet", metavar="", help="Print warnings and errors only.")] = False
     debug: Annotated[bool, _shared_option("--debug", metavar="", help="Show the whole traceback of an error.")] = False
@@ -149,14 +183,24 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 NAME = "carracing"  # of data set and run, where none is given
 
-DataName = Annotated[str, typer.Option("--data", metavar="NAME", help="Data set, a folder in data/.")]
+DataName = Annotated[
+    str,
+    typer.Option("--data", metavar="NAME", autocompletion=_folders("data"), help="Data set, a folder in data/."),
+]
 RunDataName = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="NAME", help="Data set, a folder in data/.", show_default=f"the run's own, else {NAME}"
+        "--data",
+        metavar="NAME",
+        autocompletion=_folders("data"),
+        help="Data set, a folder in data/.",
+        show_default=f"the run's own, else {NAME}",
     ),
 ]
-RunName = Annotated[str, typer.Option("--run", metavar="NAME", help="Run, a folder in artifacts/.")]
+run_names = _folders("artifacts")
+RunName = Annotated[
+    str, typer.Option("--run", metavar="NAME", autocompletion=run_names, help="Run, a folder in artifacts/.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="all cores")]
 Updates = Annotated[int | None, typer.Option(metavar="N", help="Gradient updates.", show_default="by the preset")]
 Minutes = Annotated[
@@ -191,6 +235,15 @@ Merge = Annotated[
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", metavar="", help="Start anew and replace what is there; asks first.")]
 Yes = Annotated[bool, typer.Option("--yes", metavar="", help="Answer yes to what --fresh asks.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", metavar="", help="Log for TensorBoard too: tensorboard --logdir artifacts.")
+]
+WandB = Annotated[
+    bool, typer.Option("--wandb", metavar="", help="Log to Weights & Biases too; WANDB_MODE=offline keeps it here.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print JSON and nothing else; warnings go to standard error.")
+]
 
 
 def command(*lines: str, shares: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -242,6 +295,11 @@ def allow_replacing(shared: Shared, fresh: bool, yes: bool, *folders: Path) -> N
     if not sys.stdin.isatty():
         raise UsageError(f"--fresh replaces {there}, and there is no terminal to ask on; add --yes to allow it")
     typer.confirm(f"Replace {there}?", abort=True)
+
+
+def log_to(**asked: bool) -> None:
+    """Log metrics to these services too. Raises UsageError where the package of one is not installed."""
+    console.track_with(*(require(name) for name, wanted in asked.items() if wanted))
 
 
 def data_path(name: str | None, run: Run | None = None) -> Path:

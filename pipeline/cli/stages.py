@@ -9,6 +9,7 @@ from ..artifacts import Run
 from ..errors import UsageError
 from .options import (
     NAME,
+    AsJson,
     DataName,
     Decisions,
     Fresh,
@@ -20,15 +21,18 @@ from .options import (
     ShardText,
     Shared,
     Stochastic,
+    TensorBoard,
     TrackList,
     Tracks,
     Updates,
     Video,
+    WandB,
     Workers,
     Yes,
     allow_replacing,
     command,
     data_path,
+    log_to,
     own_workers,
 )
 
@@ -78,6 +82,7 @@ def collect(
 @command(
     "dreamer fit-world --run mine",
     "dreamer fit-world --minutes 60 --set model.deter=512 --set world.batch=32",
+    "dreamer fit-world --run mine --tensorboard",
     shares=True,
 )
 def fit_world(
@@ -88,11 +93,14 @@ def fit_world(
     minutes: Minutes = None,
     fresh: Fresh = False,
     yes: Yes = False,
+    tensorboard: TensorBoard = False,
+    wandb: WandB = False,
 ) -> None:
     """Fit the world model to the data; the same command goes on after an interruption."""
     folder = Run.named(run)
     settings = shared.settings("fit-world", {"world.updates": updates}, folder.recorded_settings(folder.world))
     path = data_path(data, folder)
+    log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, folder.world.path)
     device = shared.torch_device()
     if shared.dry_run:
@@ -131,12 +139,15 @@ def fit_policy(
     minutes: Minutes = None,
     fresh: Fresh = False,
     yes: Yes = False,
+    tensorboard: TensorBoard = False,
+    wandb: WandB = False,
 ) -> None:
     """Fit the actor and the critic in imagination alone; the same command goes on after an interruption."""
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
     settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)
     path = data_path(data, folder)
+    log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, folder.policy.path)
     device = shared.torch_device()
     if shared.dry_run:
@@ -149,7 +160,7 @@ def fit_policy(
     fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
 
 
-@command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20", shares=True)
+@command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20 --json", shares=True)
 def evaluate(
     shared: Shared,
     run: RunName = NAME,
@@ -158,8 +169,11 @@ def evaluate(
     video: Video = False,
     stochastic: Stochastic = False,
     workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Drive the real tracks: scores beside the baselines, and a video."""
+    if as_json:
+        console.set_quiet(True)
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
     settings = shared.settings("evaluate", {"evaluate.tracks": tracks, "evaluate.list": track_list}, recorded)
@@ -172,7 +186,10 @@ def evaluate(
     from ..stages.evaluate import evaluate
 
     workers = own_workers(workers)
-    evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device)
+    report = evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device)
+    _write_report(folder)
+    if as_json and distributed.is_first():
+        console.say_json(report.as_json())
 
 
 @command("dreamer run --preset demo --video", "dreamer run --data mine --run mine --seed 1 --minutes 20")
@@ -185,12 +202,15 @@ def run(
     workers: Workers = None,
     fresh: Fresh = False,
     yes: Yes = False,
+    tensorboard: TensorBoard = False,
+    wandb: WandB = False,
 ) -> None:
     """All five stages in order, from random driving to the score."""
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
     settings = shared.settings("run", recorded=recorded)
     path = data_path(data, folder)
+    log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, path, folder.root)
     device = shared.torch_device()
     if shared.dry_run:
@@ -226,3 +246,12 @@ def _print_results(run: Run, report: Report) -> None:
     for film in sorted(run.evaluation.path.glob("drive.*")):
         console.say(f"Video: {film}")
     console.say(f"Run folder: {run.root}")
+    _write_report(run)
+
+
+def _write_report(run: Run) -> None:
+    """The page about a run, of which the first process alone speaks."""
+    if distributed.is_first():
+        from ..viewing.report import write_report
+
+        console.say(f"Report: {write_report(run)}")

@@ -118,10 +118,10 @@ class FastCarRacing(CarRacing):
         self._pictures = pictures
         self._wanted = True
         self._checked = False
-        reason = _why_not()
-        self._fast = reason is None and not self.domain_randomize
-        if reason is not None:
-            _warn_once(reason)
+        self.slow_because = _why_not()
+        self._fast = self.slow_because is None and not self.domain_randomize
+        if self.slow_because is not None:
+            _warn_once(self.slow_because)
         if self._fast and pictures:
             self._canvas = _Canvas()
 
@@ -170,7 +170,8 @@ class FastCarRacing(CarRacing):
         exact: NDArray[np.uint8] = super()._render("state_pixels")
         if not np.array_equal(fast, exact):
             self._fast = False
-            _warn_once(f"pygame {pygame.version.ver} draws otherwise than expected")
+            self.slow_because = f"pygame {pygame.version.ver} draws otherwise than expected"
+            _warn_once(self.slow_because)
         return exact
 
     def _episode_ends(self) -> bool:

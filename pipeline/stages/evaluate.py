@@ -172,14 +172,8 @@ def show(report: Report) -> None:
             for horizon, t in report.trusts.items()
         ],
     )
-    for horizon, t in report.trusts.items():
-        if t.flatters:
-            console.warn(
-                f"The dream flatters: over {horizon} decisions it promises {t.dreamt:.0f} where {t.real:.0f} comes "
-                "(the whole interval of the difference lies above 20 % of what comes). The policy may live on the "
-                "model's mistakes: more data, fewer policy updates or a larger policy.penalty help"
-            )
-            break
+    if report.warning:
+        console.warn(report.warning)
 
 
 def _cells(summary: Summary) -> list[str]:
@@ -218,7 +212,7 @@ def _save(report: Report, settings: Settings, folder: StageFolder, facts: dict[s
     inputs = {name: report.question[name] for name in ("world", "policy")}
     outputs = {_REPORT: file_hash(folder.path / _REPORT)}
     folder.write_manifest(Manifest("evaluate", inputs, outputs, len(report.scores[POLICY]), complete=True, facts=facts))
-    console.say(f"Report: {folder.path / _REPORT}")
+    console.say(f"Scores: {folder.path / _REPORT}")
 
 
 def keep_earlier(folder: StageFolder, content: Mapping[str, Any]) -> None:

@@ -23,17 +23,9 @@ from ..locks import reading
 from ..models.actor_critic import Actor
 from ..models.checkpoints import LoadedWorld, load_world, save_actor
 from ..randomness import Stream, seed_torch
-from ..viewing.curves import Panel, draw_curves
+from ..viewing.curves import POLICY_PANELS, draw_curves
 
 _SHOWN = ("return", "reward", "value", "entropy", "disagreement")
-_PANELS = (
-    Panel("Imagined return (lambda; of utility, penalised)", ("return",)),
-    Panel("Imagined reward a decision", ("reward",)),
-    Panel("Value", ("value",)),
-    Panel("Actor's entropy, nats", ("entropy",)),
-    Panel("Ensemble disagreement", ("disagreement",)),
-    Panel("Scale of returns", ("scale",)),
-)
 
 
 def fit_policy(
@@ -143,7 +135,7 @@ def _finish(learner: PolicyLearner, settings: Settings, folder: StageFolder, man
     """Write the actor and the curves, and the manifest that calls them complete."""
     save_actor(folder.weights, learner.acting, settings.policy, manifest.inputs["world"])
     lines = console.read_lines(folder.metrics)
-    draw_curves(lines, folder.path / "curves.png", "Actor and critic, in imagination", _PANELS)
+    draw_curves(lines, folder.path / "curves.png", "Actor and critic, in imagination", POLICY_PANELS)
     manifest = replace(manifest, outputs={folder.weights.name: file_hash(folder.weights)}, complete=True)
     folder.write_manifest(manifest)
     last = lines[-1]

@@ -21,17 +21,9 @@ from ..learning.world_learner import CONTEXT, HORIZONS, WorldLearner
 from ..locks import reading
 from ..models.checkpoints import Interface, build_world, save_world
 from ..randomness import Stream, seed_torch
-from ..viewing.curves import Panel, draw_curves
+from ..viewing.curves import WORLD_PANELS, draw_curves
 
 _SHOWN = ("picture", "kl", f"held_out/open_loop_{HORIZONS[-1]}")
-_PANELS = (
-    Panel("Reconstruction error (sum over pixels)", ("picture", "held_out/picture"), log=True),
-    Panel("KL, nats a step", ("kl", "held_out/kl")),
-    Panel("Reward loss", ("reward", "held_out/reward"), log=True),
-    Panel("Held-out pixel error, imagined", tuple(f"held_out/open_loop_{k}" for k in HORIZONS), log=True),
-    Panel("Held-out reward error, imagined sum", tuple(f"held_out/open_loop_reward_{k}" for k in HORIZONS)),
-    Panel("Gradient norm", ("gradient",), log=True),
-)
 
 
 def fit_world(
@@ -153,7 +145,7 @@ def _finish(learner: WorldLearner, folder: StageFolder, manifest: Manifest, inte
     learner.model.load_state_dict(learner.best_model)
     save_world(folder.weights, learner.model, interface)
     lines = console.read_lines(folder.metrics)
-    draw_curves(lines, folder.path / "curves.png", "World model", _PANELS)
+    draw_curves(lines, folder.path / "curves.png", "World model", WORLD_PANELS)
     outputs = {path.name: file_hash(path) for path in (folder.weights, last)}
     manifest = replace(manifest, outputs=outputs, complete=True)
     folder.write_manifest(manifest)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from pipeline.lineage import Score
 from pipeline.viewing import curves
-from pipeline.viewing.curves import Panel, draw_curves, smooth
+from pipeline.viewing.curves import Panel, RunCurves, compare_runs, draw_curves, panel_figures, smooth
 
 PANELS = (Panel("Loss", ("loss", "held_out/loss"), log=True), Panel("Entropy", ("entropy",)), Panel("None", ("none",)))
 
@@ -72,6 +73,36 @@ def test_the_picture_is_written(tmp_path: Path, metrics: list[dict[str, float | 
     picture = cv2.imread(str(path))
     assert picture is not None and picture.std() > 0
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_each_panel_can_be_a_figure_of_its_own() -> None:
+    drawn = panel_figures(_metrics(100), PANELS)
+    assert [figure.axes[0].get_title(loc="left") for figure in drawn] == ["Loss", "Entropy"]
+    assert panel_figures([], PANELS) == []
+
+
+def test_runs_are_compared_each_in_its_colour(tmp_path: Path, figures: list[Figure]) -> None:
+    world = [{"step": step, "held_out/kl": step} for step in (10, 20)]
+    policy = [{"step": step, "return": 2 * step, "entropy": -step} for step in (10, 20)]
+    one = RunCurves("one", world, policy, Score(700, 600, 800, 20, "report"))
+    two = RunCurves("two", [], policy, Score(-50, None, None, 1, "report"))
+    compare_runs([one, two, RunCurves("three", [], [])], tmp_path / "curves.png")
+    panels = {axes.get_title(loc="left"): axes for axes in figures[0].axes if axes.axison}
+    assert list(panels) == [
+        "Held-out KL, nats a step",
+        "Imagined return",
+        "Actor's entropy, nats",
+        "Score, mean and 95 % interval",
+    ]
+    returns = {str(line.get_label()): line for line in panels["Imagined return"].lines}
+    assert list(returns) == ["one", "two"]
+    scores = panels["Score, mean and 95 % interval"]
+    assert [label.get_text() for label in scores.get_yticklabels()] == ["one", "two"]
+    interval, mean, only = scores.lines
+    assert list(interval.get_xdata()) == [600, 800] and list(mean.get_xdata()) == [700]
+    assert list(only.get_xdata()) == [-50]
+    assert mean.get_color() == returns["one"].get_color() != returns["two"].get_color() == only.get_color()
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 300))

@@ -1,0 +1,280 @@
+"""The chain of every run, data -> world -> policy -> evaluation: what is there, made from what, and what is stale.
+
+Only manifests and the data sets' digests are read, so that a glance at many runs takes no time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from .artifacts import Run, StageFolder, check_name
+from .config import PRESETS, SIZES, STAGE_SECTIONS, VARIANTS, Settings, flatten, resolve
+from .episodes.store import EpisodeStore
+from .errors import StageError, UsageError, did_you_mean
+
+State = Literal["ready", "unfinished", "stale", "damaged", "missing"]
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of a chain.
+
+    Attributes:
+        state: what it is now; "stale" where something before it has changed since.
+        cure: the command that makes it ready; empty where it is.
+        reason: why it is not ready, part of a sentence.
+        digest: content hash of what the next step reads; None where there is nothing yet.
+        inputs: content hashes of what it was made from, by name.
+        made: when.
+        size: how much it is, such as "2,800 updates".
+    """
+
+    state: State
+    cure: str = ""
+    reason: str = ""
+    digest: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    made: datetime | None = None
+    size: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation came to: the mean over so many tracks of a list, and its 95 % interval where there is one."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    tracks: int
+    list: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A run as it is now.
+
+    Attributes:
+        run: the run.
+        data_name: name of its data set; None where that is not recorded.
+        links: "data", "world", "policy" and "evaluation", in this order.
+        score: of the evaluation; None where there is none to be read.
+        next: the command to type next; empty where nothing is left to do.
+    """
+
+    run: Run
+    data_name: str | None
+    links: dict[str, Link]
+    score: Score | None
+    next: str
+
+
+def data_sets(root: Path = Path("data")) -> dict[str, Link]:
+    """The data sets in a folder, by name."""
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return {path.name: _data_link(path) for path in folders if path.is_dir() and EpisodeStore.exists(path)}
+
+
+def run_names(root: Path = Path("artifacts")) -> list[str]:
+    """The runs in a folder."""
+    stages = ("world", "policy", "evaluation")
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return [path.name for path in folders if any((path / stage / "manifest.json").exists() for stage in stages)]
+
+
+def find_run(name: str, root: Path = Path("artifacts")) -> Run:
+    """The run of this name. Raises StageError where there is none, with the name nearest to it."""
+    run, names = Run.named(name, root), run_names(root)
+    if name not in names:
+        hint = did_you_mean(name, names) if names else f"; run `dreamer run --run {name}`"
+        raise StageError(f"There is no run '{name}' in {root}{hint}")
+    return run
+
+
+def trace(run: Run, data: Mapping[str, Link]) -> Chain:
+    """What became of a run.
+
+    Args:
+        run: it may lack any of its stages.
+        data: all data sets, see `data_sets`.
+    """
+    name = _data_name(run, data)
+    links = {"data": data[name] if name is not None and name in data else _gone(run, name)}
+    links["world"] = _stage_link(run.world, links, ("data",), "updates")
+    links["policy"] = _stage_link(run.policy, links, ("data", "world"), "updates")
+    links["evaluation"] = _stage_link(run.evaluation, links, ("world", "policy"), "tracks")
+    try:
+        score = read_score(run)
+    except StageError as error:
+        score, links["evaluation"] = None, Link("damaged", run.evaluation.command, str(error))
+    return Chain(run, name, links, score, _next(run, links))
+
+
+def read_score(run: Run) -> Score | None:
+    """The score of the last evaluation, None where there is none. Raises StageError where it cannot be read."""
+    path = run.evaluation.path / "evaluation.json"
+    if not path.exists():
+        return None
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        summary, question = tree["drives"]["policy"]["summary"], tree["question"]
+        low, high = (None if summary[end] is None else float(summary[end]) for end in ("low", "high"))
+        return Score(float(summary["mean"]), low, high, len(question["tracks"]), str(question["list"]))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StageError(f"{path} is damaged ({error!r}); run `{run.evaluation.command}`") from error
+
+
+def options_for(settings: Settings, sections: Collection[str]) -> str:
+    """Options that give these sections of the settings, such as `--preset demo --set world.batch=32`.
+
+    Variant, preset and size are those nearest to all of the settings, as far as they matter to the sections. What was
+    measured where it ran (`precision`) is left to be measured again.
+    """
+    wanted, names = flatten(settings.model_dump()), list(settings.section_values(sections))
+    _, given = min(_bases(), key=lambda base: len(base[0]) + sum(wanted[name] != base[1][name] for name in wanted))
+    alike = [options for options, values in _bases() if all(values[name] == given[name] for name in names)]
+    options = min(alike, key=len) if len(alike) < len(_bases()) else ()
+    singles = {n: wanted[n] for n in names if wanted[n] != given[n] and not n.endswith(".precision")}
+    seed = [f"--seed {settings.seed}"] if "seed" in singles else []
+    sets = [f"--set {shlex.quote(f'{name}={_toml(value)}')}" for name, value in singles.items() if name != "seed"]
+    return " ".join((*options, *seed, *sets))
+
+
+@cache
+def _bases() -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The settings that variants, presets and sizes give, by dotted names, each with the options for it."""
+    bases = []
+    for variant, preset, size in itertools.product(VARIANTS, PRESETS, (None, *SIZES)):
+        chosen = {"variant": (variant, "laptop"), "preset": (preset, None), "size": (size, None)}
+        options = tuple(f"--{option} {value}" for option, (value, usual) in chosen.items() if value != usual)
+        with suppress(UsageError):  # they do not go together
+            bases.append((options, flatten(resolve(preset, variant=variant, size=size).model_dump())))
+    return bases
+
+
+def commands(chain: Chain) -> list[str]:
+    """The commands that make the run again, as far as it got: each stage with the settings that it was made with."""
+    run = chain.run
+    place = f"--run {run.root.name}"
+    placed = f"{place} --data {chain.data_name}" if chain.data_name else place
+    film = " --video" if any(run.evaluation.path.glob("drive.*")) else ""
+    lines = []
+    for folder, command, ends in (
+        (run.world, "collect", f"--data {chain.data_name}"),
+        (run.world, "fit-world", placed),
+        (run.encodings, "show-encodings", place),
+        (run.policy, "fit-policy", place),
+        (run.evaluation, "evaluate", place + film),
+    ):
+        settings = run.recorded_settings(folder)
+        if settings is not None and (command != "collect" or chain.data_name):
+            sections = [name for name in STAGE_SECTIONS[command] if name != "view" or command == "collect"]
+            lines.append(f"dreamer {command} {ends} {options_for(settings, sections)}".rstrip())
+    return lines
+
+
+def _toml(value: object) -> str:
+    """A setting as `--set` reads it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _data_link(path: Path) -> Link:
+    command = f"dreamer collect --data {path.name}"
+    if not EpisodeStore.has_episodes(path):
+        return Link("unfinished", command, "holds no episodes yet")
+    try:
+        with EpisodeStore.open(path) as store:
+            size, digest = f"{store.steps:,} decisions", store.fingerprint
+    except StageError as error:
+        return Link("damaged", f"{command} --fresh", str(error))
+    return Link("ready", digest=digest, made=_changed(path / "main_data.hdf5"), size=size)
+
+
+def _data_name(run: Run, data: Mapping[str, Link]) -> str | None:
+    """The data set that a run was fitted to: by the name it had then, else by its content."""
+    try:
+        manifest = run.world.read_manifest()
+    except StageError:
+        return None
+    if manifest is None:
+        return None
+    name, digest = str(manifest.facts.get("data", "")), manifest.inputs.get("data")
+    if name in data and data[name].digest == digest:
+        return name
+    same = next((other for other, link in data.items() if link.digest == digest), None)
+    try:
+        return same or check_name(name)
+    except UsageError:  # what cannot name a data set is no part of a command to type
+        return None
+
+
+def _gone(run: Run, name: str | None) -> Link:
+    """The data set of a run that is not there (any more), with the command that collects it again."""
+    command = f"dreamer collect --data {name or run.root.name}"
+    settings = run.world.path / "settings.toml"
+    return Link("missing", f"{command} --config {settings}" if settings.exists() else command)
+
+
+def _stage_link(folder: StageFolder, before: Mapping[str, Link], inputs: tuple[str, ...], unit: str) -> Link:
+    anew = folder.command if unit == "tracks" else f"{folder.command} --fresh"
+    try:
+        manifest = folder.read_manifest()
+    except StageError as error:
+        return Link("damaged", anew, str(error))
+    if manifest is None:
+        return Link("missing", folder.command)
+    state, cure, reason = _judge(folder, before, inputs, anew)
+    output = "evaluation.json" if unit == "tracks" else folder.weights.name
+    return Link(
+        state,
+        cure,
+        reason,
+        digest=manifest.outputs.get(output),
+        inputs=manifest.inputs,
+        made=_changed(folder.path / "manifest.json"),
+        size=f"{manifest.done:,} {unit}",
+    )
+
+
+def _judge(
+    folder: StageFolder, before: Mapping[str, Link], inputs: tuple[str, ...], anew: str
+) -> tuple[State, str, str]:
+    """State, cure and reason of a stage that was begun."""
+    manifest = folder.read_manifest()
+    assert manifest is not None
+    for name in inputs:
+        link = before[name]
+        if link.digest is not None and name in manifest.inputs and manifest.inputs[name] != link.digest:
+            return "stale", anew, f"was made from another {name} than there is now"
+    for name in inputs:
+        if before[name].state == "stale":
+            return "stale", anew, f"was made from a {name} that is stale"
+    if not manifest.complete:
+        return "unfinished", folder.command, f"has {manifest.done} done"
+    lost = next((name for name in manifest.outputs if not (folder.path / name).exists()), None)
+    return ("damaged", anew, f"lacks {lost}") if lost else ("ready", "", "")
+
+
+def _next(run: Run, links: Mapping[str, Link]) -> str:
+    """The command of the first step that is not ready; the report, where all are."""
+    first = next((name for name in ("world", "policy", "evaluation") if links[name].state != "ready"), None)
+    if first is None:
+        report, made = run.root / REPORT, links["evaluation"].made
+        new = report.exists() and made is not None and _changed(report) >= made
+        return "" if new else f"dreamer report {run.root.name}"
+    if first != "evaluation" and links["data"].state != "ready":
+        return links["data"].cure
+    return links[first].cure
+
+
+def _changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
