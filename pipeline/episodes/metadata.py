@@ -79,7 +79,7 @@ class Origin(Section):
     environment: str = Field("CarRacing-v3", max_length=200)
     gymnasium: str = Field(max_length=200)
     view: View
-    policy: RandomPolicyName | Literal["played"]
+    policy: Literal[RandomPolicyName, "played"]
     patience: int = Field(ge=1, le=1000)
     limit: int = Field(ge=1, le=1000)
     seed: int

@@ -102,6 +102,6 @@ def _drive(settings: Settings, writer: EpisodeWriter, workers: int, wanted: int,
                 meter.advance_to(min(writer.steps, wanted), {"episodes": len(writer), **means})
                 if writer.steps >= wanted:
                     return
-    raise InterruptedRunError(
-        f"Stopped; {writer.path} keeps {writer.steps} of {wanted} decisions, and the same command goes on from there"
-    )
+        raise InterruptedRunError(
+            f"Stopped; {writer.path} keeps {writer.steps} of {wanted} decisions, and the same command goes on from there"
+        )

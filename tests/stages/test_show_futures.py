@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def show(run: Run, data: Path, tmp_path: Path, **options: Any) -> tuple[Path, li
     copy = Run(tmp_path / "copy")
     if not copy.root.exists():
         copy.root.mkdir()
-        (copy.root / "world").symlink_to(run.world.path)
+        shutil.copytree(run.world.path, copy.root / "world")
     drawn: list[Any] = []
     draw = stage.draw_futures
     with pytest.MonkeyPatch.context() as patch:
