@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -36,6 +36,9 @@ class InterruptedRunError(DreamerError):
 
     exit_code = 130
 
+    def __init__(self, message: str = "Stopped; the same command goes on from what is saved") -> None:
+        super().__init__(message)
+
 
 _REFUSED = {
     errno.ENOSPC: "cannot be written, for the disk is full",
@@ -50,6 +53,13 @@ _TOO_LARGE = re.compile(r"can't allocate memory|out of memory")  # torch's ways,
 _ERROR_NUMBER = re.compile(r"\((?:os error|errno =) (\d+)")  # safetensors' way to say it
 
 
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, one after the other."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def of_the_machine(error: BaseException, path: Path | None = None) -> DreamerError | None:
     """What an error says where it is the machine that lacks something: room on the disk, a permission, memory.
 
@@ -57,8 +67,7 @@ def of_the_machine(error: BaseException, path: Path | None = None) -> DreamerErr
         error: as a library raised it. What has really happened may stand behind it, as its context.
         path: that was being written, where that is known.
     """
-    link: BaseException | None = error
-    while link is not None:
+    for link in chain(error):
         number = link.errno if isinstance(link, OSError) else None
         if number is None and (match := _ERROR_NUMBER.search(str(link))):
             number = int(match[1])
@@ -74,7 +83,6 @@ def of_the_machine(error: BaseException, path: Path | None = None) -> DreamerErr
                 "programs, or take fewer --workers, or a lower world.memory_gib or policy.states_gib; if that does not "
                 "do, a smaller world.batch, policy.starts or model, with --fresh"
             )
-        link = link.__cause__ or link.__context__
     return None
 
 

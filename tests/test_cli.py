@@ -517,6 +517,20 @@ def test_ctrl_c_ends_with_130(capsys: Screen, monkeypatch: pytest.MonkeyPatch) -
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_ctrl_c_amid_an_import_ends_with_130_too(capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = KeyboardInterrupt()
+    _replace_stage(monkeypatch, "show_encodings", _failing(error))
+    assert dreamer("show-encodings") == 130
+    assert "Stopped; the same command goes on" in capsys.readouterr().err
+
+
+def test_what_the_machine_lacks_is_one_sentence(capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace_stage(monkeypatch, "show_encodings", _failing(OSError(28, "No space left on device", "a/b")))
+    assert dreamer("show-encodings") == 1
+    assert _refusal(capsys).startswith("Error: a/b cannot be written, for the disk is full; ")
+
+
 def test_run_stops_at_the_stage_that_fails(capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     _replace_stage(monkeypatch, "fit_world", _failing(StageError("too little data")))
     assert dreamer("run") == 3

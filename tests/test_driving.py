@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from pipeline.driving import (
 from pipeline.envs.actions import GAS
 from pipeline.envs.fast_car_racing import FastCarRacing
 from pipeline.envs.view import AgentView
+from pipeline.errors import DreamerError
 from pipeline.models.dynamics import Latent
 from pipeline.models.world_model import WorldModel
 
@@ -70,6 +72,13 @@ def test_straight_gas_leaves_the_field_by_discrete_actions_too(discrete_garage: 
     assert {driver(np.zeros((3, 64, 64), np.uint8)) for _ in range(3)} == {GAS}
     result = drive(discrete_garage, JOBS[0])
     assert result.score.left_field and result.score.decisions < 250
+
+
+def test_a_reward_that_is_not_finite_stops_the_drive(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = AgentView.step
+    monkeypatch.setattr(AgentView, "step", lambda *parts: replace(step(*parts), reward=math.nan))
+    with pytest.raises(DreamerError, match="The reward of decision 0 of 'straight' on track 1000 is nan"):
+        drive(garage, JOBS[0])
 
 
 @pytest.mark.parametrize("driver", [POLICY, RANDOM])

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__, console, distributed
-from ..errors import DreamerError, InterruptedRunError, of_the_machine
+from ..errors import DreamerError, InterruptedRunError, chain, of_the_machine
 from ..processes import sigterm_as_ctrl_c
 from . import checking, looking, playing, stages
 from .options import app
@@ -35,6 +35,15 @@ def _app(
     pass
 
 
+def _explained(error: Exception) -> Exception:
+    """What has really happened, where a library has put its own error over it."""
+    if isinstance(error, InterruptedRunError):
+        return error
+    if any(isinstance(link, KeyboardInterrupt) for link in chain(error)):  # such as amid an import
+        return InterruptedRunError()
+    return error if isinstance(error, DreamerError) else of_the_machine(error) or error
+
+
 def main() -> NoReturn:
     """The console script. An error is one sentence and an exit code; `--debug` shows its traceback first."""
     try:
@@ -43,8 +52,7 @@ def main() -> NoReturn:
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        if not isinstance(error, DreamerError):
-            error = of_the_machine(error) or error
+        error = _explained(error)
         console.set_mute(not distributed.first_to_say(str(error)))
         if isinstance(error, DreamerError):
             (console.warn if isinstance(error, InterruptedRunError) else console.fail)(str(error))

@@ -267,7 +267,7 @@ def command(*lines: str, shares: bool = False) -> Callable[[Callable[..., None]]
             try:
                 function(common, **options)
             except KeyboardInterrupt:  # where there is nothing to save
-                raise InterruptedRunError("Stopped; the same command goes on from what is saved") from None
+                raise InterruptedRunError from None
 
         call.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
         app.command(epilog=examples(*lines))(call)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,23 @@ def test_discrete_actions_begin_as_frequent_as_recorded() -> None:
     policy = actor(torch.randn(50, 12))
     assert isinstance(policy, OneHotAction)
     assert torch.allclose(policy.choice.probs[:, 0], torch.tensor([0.5, 0.3, 0.2]).expand(50, 3), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "discrete", "low", "high"),
+    [
+        ("bounded-normal", False, 2 * (math.log(0.1) + 1.4189), 2 * 1.4189),
+        ("truncated-normal", False, 2 * (math.log(0.1) + 1.4189), 2 * math.log(2)),
+        ("tanh-normal", False, None, 2 * math.log(2)),
+        ("bounded-normal", True, 0.0, math.log(2)),
+    ],
+)
+def test_the_entropy_lies_within_its_bounds(distribution: str, discrete: bool, low: float | None, high: float) -> None:
+    actor = Actor(12, SIZES, PolicySettings(distribution=distribution), MEAN.abs(), STD, discrete)
+    found = actor.entropy_bounds()
+    assert low is None or found[0] == pytest.approx(low, abs=1e-3)
+    assert found[1] == pytest.approx(high, abs=0.06)
+    assert found[0] < actor(torch.randn(50, 12)).entropy().mean() <= found[1]
 
 
 def test_a_two_hot_critic_begins_with_exactly_zero_and_learns_a_distribution() -> None:

@@ -182,6 +182,25 @@ def test_an_earlier_report_is_kept(run: Run, here: None, capsys: pytest.CaptureF
     assert content(run, "evaluation-2.json")["question"]["actions"] == "stochastic"
 
 
+def test_keeping_that_was_cut_short_is_done_again(run: Run, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(settings(), run=run)
+    (run.evaluation.path / "drive.mp4").write_text("film of the first")
+    rename = Path.rename
+
+    def cut_short(old: Path, new: Path) -> Path:
+        rename(old, new)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(settings(), run=run, stochastic=True)
+    evaluate(settings(), run=run, stochastic=True)
+    assert content(run, "evaluation-1.json")["question"]["actions"] == "deterministic"
+    assert (run.evaluation.path / "drive-1.mp4").read_text() == "film of the first"
+    assert not (run.evaluation.path / "drive.mp4").exists()
+
+
 def test_the_same_report_replaces_itself_and_keeps_its_film(run: Run, here: None) -> None:
     for _ in range(2):
         evaluate(settings(), run=run)
