@@ -103,5 +103,6 @@ def _drive(settings: Settings, writer: EpisodeWriter, workers: int, wanted: int,
                 if writer.steps >= wanted:
                     return
         raise InterruptedRunError(
-            f"Stopped; {writer.path} keeps {writer.steps} of {wanted} decisions, and the same command goes on from there"
+            f"Stopped; {writer.path} keeps {writer.steps} of {wanted} decisions, and the same command goes on from "
+            "there"
         )

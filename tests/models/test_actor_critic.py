@@ -51,7 +51,7 @@ def test_discrete_actions_begin_as_frequent_as_recorded() -> None:
 def test_the_entropy_lies_within_its_bounds(distribution: str, discrete: bool, low: float | None, high: float) -> None:
     actor = Actor(12, SIZES, PolicySettings(distribution=distribution), MEAN.abs(), STD, discrete)
     found = actor.entropy_bounds()
-    assert low is None or found[0] == pytest.approx(low, abs=1e-3)
+    assert low is None or found[0] == pytest.approx(low, abs=5e-3)
     assert found[1] == pytest.approx(high, abs=0.06)
     assert found[0] < actor(torch.randn(50, 12)).entropy().mean() <= found[1]
 
