@@ -139,25 +139,31 @@ def _heaps(path: Path) -> Iterator[int]:
 def write_episode(file: h5py.File, index: int, episode: Episode) -> Entry:
     """Write an episode as a group of its own."""
     entry = Entry(len(episode), episode.digest())
+    frames = _create(file, index, episode, entry, episode.observations.shape)
+    frames[:] = episode.observations
+    return entry
+
+
+def _create(file: h5py.File, index: int, decisions: Decisions, entry: Entry, pictures: tuple[int, ...]) -> h5py.Dataset:
+    """Write all of an episode but its pictures, and give the array of that shape for them."""
     group = file.create_group(group_name(index))
     group.attrs.update(
         id=index,
         total_steps=entry.steps,
-        seed=episode.seed,
-        policy=episode.policy,
-        track_tiles=episode.track_tiles,
+        seed=decisions.seed,
+        policy=decisions.policy,
+        track_tiles=decisions.track_tiles,
         sha256=entry.digest,
     )
-    frames = episode.observations
-    group.create_dataset(
-        "observations", data=frames, chunks=_chunks(frames.shape), compression="gzip", compression_opts=1
+    frames = group.create_dataset(
+        "observations", pictures, np.uint8, chunks=_chunks(pictures), compression="gzip", compression_opts=1
     )
     for name in COLUMNS:
-        group.create_dataset(name, data=getattr(episode, name))
+        group.create_dataset(name, data=getattr(decisions, name))
     infos = group.create_group("infos")
-    for name, array in episode.infos.items():
+    for name, array in decisions.infos.items():
         infos.create_dataset(name, data=array)
-    return entry
+    return frames
 
 
 def read_entry(file: h5py.File, index: int, shapes: Shapes) -> Entry:
@@ -207,26 +213,41 @@ def read_frames(file: h5py.File, index: int, entry: Entry, shapes: Shapes, rows:
 def _inflate(frames: h5py.Dataset, first: int) -> NDArray[np.uint8]:
     """The chunk of pictures that begins at this row, (chunk, 3, S, S), of which those beyond the last row are blank."""
     size, inflater = math.prod(frames.chunks), zlib.decompressobj()
-    place = (first, 0, 0, 0)
+    try:
+        pictures = inflater.decompress(_stored(frames, first), size + 1)
+    except zlib.error as error:
+        raise ForeignError(f"{frames.name} is damaged: {error}") from error
+    if len(pictures) != size or not inflater.eof:
+        raise ForeignError(f"{frames.name} is damaged: rows {first} on do not unfold to their size")
+    return np.frombuffer(pictures, np.uint8).reshape(frames.chunks)
+
+
+def _stored(frames: h5py.Dataset, first: int) -> bytes:
+    """The same chunk as it is stored."""
+    size, place = math.prod(frames.chunks), (first, 0, 0, 0)
     try:
         stored = frames.id.get_chunk_info_by_coord(place).size
         if not 0 < stored <= size + size // 8 + 1024:  # what does not compress grows by far less
             raise ForeignError(f"{frames.name} is damaged: rows {first} on take {stored} bytes")
         skipped, content = frames.id.read_direct_chunk(place)
-        pictures = inflater.decompress(content, size + 1)
-    except ForeignError:
-        raise
-    except (OSError, RuntimeError, ValueError, zlib.error) as error:
+    except (OSError, RuntimeError) as error:
         raise ForeignError(f"{frames.name} is damaged: {error}") from error
-    if skipped or len(pictures) != size or not inflater.eof:
-        raise ForeignError(f"{frames.name} is damaged: rows {first} on do not unfold to their size")
-    return np.frombuffer(pictures, np.uint8).reshape(frames.chunks)
+    if skipped:
+        raise ForeignError(f"{frames.name} is damaged: rows {first} on are not compressed")
+    return bytes(content)
 
 
 def copy_episode(source: h5py.File, target: h5py.File, index: int, entry: Entry, shapes: Shapes) -> None:
-    """Copy episode `index`, as it is stored, into another file. Raises ForeignError."""
-    _arrays(_open(source, group_name(index), h5py.Group), entry, shapes)
-    source.copy(group_name(index), target)
+    """Copy episode `index` into another file, its pictures as they are compressed. Raises ForeignError.
+
+    Not by HDF5's own copy, which damaged files can crash.
+    """
+    decisions = read_decisions(source, index, entry, shapes)
+    group = _open(source, group_name(index), h5py.Group)
+    frames = _array(group, "observations", *_schema(entry, shapes)["observations"])
+    copy = _create(target, index, decisions, entry, frames.shape)
+    for first in range(0, len(frames), frames.chunks[0]):
+        copy.id.write_direct_chunk((first, 0, 0, 0), _stored(frames, first))
 
 
 def _schema(entry: Entry, shapes: Shapes) -> dict[str, tuple[Any, tuple[int, ...]]]:
