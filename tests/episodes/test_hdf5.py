@@ -222,14 +222,14 @@ def test_a_damaged_picture(store_path: Path) -> None:
     assert "episode_1/observations is damaged" in refusal(store_path, lambda *_: None)
 
 
-def bomb(content: bytes) -> Change:
-    """Put bytes that unfold to these in the place of the pictures, as many as an honest chunk declares."""
+def bomb(content: bytes, cut: int = 0) -> Change:
+    """Put bytes that unfold to these in the place of the pictures, without the last few of them."""
 
     def change(group: h5py.Group, _: Path) -> None:
         del group["observations"]
         creation = {"dtype": np.uint8, "chunks": (6, 3, 8, 8), "compression": "gzip", "compression_opts": 1}
         frames = group.create_dataset("observations", (6, 3, 8, 8), **creation)
-        frames.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(content))
+        frames.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(content)[: -cut or None])
 
     return change
 
@@ -239,15 +239,21 @@ def test_pictures_that_unfold_to_another_size(store_path: Path, size: int) -> No
     assert "do not unfold to their size" in refusal(store_path, bomb(bytes(size)))
 
 
+def test_pictures_without_their_checksum(store_path: Path) -> None:
+    assert "do not unfold to their size" in refusal(store_path, bomb(bytes(6 * 3 * 64), cut=1))
+
+
 def test_pictures_that_unfold_a_thousandfold(store_path: Path) -> None:
     assert "/episode_1/observations is damaged: rows 0 on take" in refusal(store_path, bomb(bytes(2**26)))
 
 
 def test_a_file_claims_no_more_than_it_can_hold(store_path: Path) -> None:
-    def claim(group: h5py.Group, _: Path) -> None:
-        group.attrs["total_steps"] = 10**6
+    claimed = (store_path / "main_data.hdf5").stat().st_size // 16
 
-    assert "main_data.hdf5 claims to hold 1000005 decisions" in refusal(store_path, claim)
+    def claim(group: h5py.Group, _: Path) -> None:
+        group.attrs["total_steps"] = claimed
+
+    assert f"main_data.hdf5 claims to hold {claimed + 5} decisions" in refusal(store_path, claim)
 
 
 def heap_of(path: Path) -> tuple[bytearray, int]:
