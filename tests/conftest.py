@@ -30,7 +30,7 @@ def make_tiny_run(root: Path, seed: int = 0, *, continuous: bool = True) -> Run:
     """Write `world/` and `policy/` as the fitting stages leave them, with weights that a seed gives."""
     import torch
 
-    from pipeline.envs.actions import action_bounds
+    from pipeline.envs.car_racing.actions import action_bounds
     from pipeline.models.actor_critic import Actor
     from pipeline.models.checkpoints import Interface, build_world, save_actor, save_world
 

@@ -5,7 +5,7 @@
         actions                       (T, A) float32, or discrete ones (T,) int64
         rewards                       (T,) float32
         terminations, truncations     (T,) bool
-        infos/                        (T,) each: speed, on_road, tiles, lap_finished
+        infos/                        (T,) each: of CarRacing speed, on_road, tiles, lap_finished
 
 A data file may come from a stranger, and HDF5 can point outside itself in three ways (soft and external links,
 external storage, virtual datasets), name plug-ins as filters, and declare terabytes in a kilobyte. Nothing here
@@ -16,7 +16,8 @@ not one that `write_episode` makes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
@@ -56,11 +57,13 @@ class Shapes:
         action: numbers in an action, A; of discrete ones, how many there are to choose from.
         size: height and width of a picture, S.
         discrete: whether an action is a single number in 0 .. A - 1.
+        infos: names and types of the infos.
     """
 
     action: int
     size: int
     discrete: bool = False
+    infos: Mapping[str, np.dtype[Any]] = field(default_factory=lambda: INFO_TYPES)
 
     def fit(self, actions: NDArray[Any]) -> bool:
         """Whether an episode's actions are such actions."""
@@ -160,12 +163,12 @@ def _arrays(group: h5py.Group, entry: Entry, shapes: Shapes) -> tuple[dict[str, 
     """Open all arrays of an episode, and its infos, and make sure that there is nothing else."""
     schema = _schema(entry, shapes)
     infos = _open(group, "infos", h5py.Group)
-    for holder, names in ((group, {*schema, "infos"}), (infos, {*INFO_TYPES})):
+    for holder, names in ((group, {*schema, "infos"}), (infos, {*shapes.infos})):
         if set(holder) != names:
             raise ForeignError(f"{holder.name} does not hold just {', '.join(sorted(names))}")
     return (
         {name: _array(group, name, dtype, shape) for name, (dtype, shape) in schema.items()},
-        {name: _array(infos, name, dtype, (entry.steps,)) for name, dtype in INFO_TYPES.items()},
+        {name: _array(infos, name, dtype, (entry.steps,)) for name, dtype in shapes.infos.items()},
     )
 
 

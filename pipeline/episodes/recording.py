@@ -1,4 +1,4 @@
-"""Random driving, recorded: an episode of a data set as a function of the settings and its number."""
+"""Acting at random, recorded: an episode of a data set as a function of the settings and its number."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Settings
+from ..envs import adapter_of, kept_view
 from ..envs.actions import Action
-from ..envs.random_policies import RandomPolicy, make_policy
+from ..envs.random_policies import RandomPolicy
 from ..envs.tracks import episode_seed
-from ..envs.view import AgentView, kept_view
+from ..envs.view import AgentView
 from ..randomness import Stream, numpy_stream
 from .episode import INFO_TYPES, Episode
 
 
 def record_episode(settings: Settings, number: int) -> Episode:
-    """Record an episode of random driving.
+    """Record an episode of acting at random.
 
     Args:
         settings: `seed`, `view` and `collect` count.
@@ -25,9 +26,9 @@ def record_episode(settings: Settings, number: int) -> Episode:
     Returns:
         The episode; the same for the same arguments, in whatever process.
     """
-    view = kept_view(**settings.view.model_dump())
+    view = kept_view(settings.view)
     rng = numpy_stream(settings.seed, Stream.RANDOM_POLICY, number)
-    policy = make_policy(settings.collect.policy, rng, continuous=settings.view.continuous)
+    policy = adapter_of(settings.view.env).random_policy(settings.collect.policy, rng, view.actions)
     seed = episode_seed(settings.seed, number)
     return record(view, policy, seed, patience=settings.collect.patience, limit=settings.collect.limit)
 
@@ -38,15 +39,15 @@ def use_one_thread() -> None:
 
 
 def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, limit: int) -> Episode:
-    """Drive an episode and record it.
+    """Act for an episode and record it.
 
-    It ends with the environment's episode, or is cut short: when all wheels have been off the road for `patience`
+    It ends with the environment's episode, or is cut short: when it has been lost (see `Step`) for `patience`
     decisions in a row, or after `limit` decisions. What is cut short is truncated, not terminated.
 
     Args:
         view: the environment.
         policy: asked once a decision; it sees nothing.
-        seed: of the track.
+        seed: of the episode.
         patience: decisions, at least 1.
         limit: decisions, at least 1.
 
@@ -54,15 +55,15 @@ def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, l
         The episode.
     """
     observations, actions, steps = [view.reset(seed)], [], []
-    off_road = 0
+    lost = 0
     over = False
     while not over:
         actions.append(policy())
         step = view.step(actions[-1])
         steps.append(step)
         observations.append(step.observation)
-        off_road = 0 if step.on_road else off_road + 1
-        over = step.terminated or step.truncated or off_road >= patience or len(steps) >= limit
+        lost = lost + 1 if step.lost else 0
+        over = step.terminated or step.truncated or lost >= patience or len(steps) >= limit
     terminations = np.array([step.terminated for step in steps])
     truncations = np.zeros_like(terminations)
     truncations[-1] = not terminations[-1]
@@ -72,7 +73,7 @@ def record(view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, l
         rewards=np.array([step.reward for step in steps], np.float32),
         terminations=terminations,
         truncations=truncations,
-        infos={name: np.array([getattr(step, name) for step in steps], dtype) for name, dtype in INFO_TYPES.items()},
+        infos={name: np.array([step.infos[name] for step in steps], INFO_TYPES[name]) for name in steps[0].infos},
         seed=seed,
         policy=policy.name,
         track_tiles=view.track_tiles,

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifacts import atomic_path
+from ..envs import adapter_of
 from ..errors import StageError
 from . import hdf5
 from .episode import Decisions, Episode
@@ -207,8 +208,8 @@ class EpisodeWriter:
     def append(self, episode: Episode) -> None:
         """Add an episode; it is on disk when this returns. Raises ValueError where it does not fit the others."""
         shapes, size = _shapes(self.origin), episode.observations.shape[-1]
-        if size != shapes.size or not shapes.fit(episode.actions):
-            actions = f"{episode.actions.dtype} actions {episode.actions.shape}"
+        if size != shapes.size or not shapes.fit(episode.actions) or episode.info_types != shapes.infos:
+            actions = f"{episode.actions.dtype} actions {episode.actions.shape}, {len(episode.infos)} infos"
             raise ValueError(f"the data set holds {shapes}, the episode has {actions} and pictures of size {size}")
         index = len(self)
         with atomic_path(_pending_path(self.path, index)) as temporary, h5py.File(temporary, "w") as file:
@@ -260,7 +261,8 @@ class EpisodeWriter:
 
 def _shapes(origin: Origin) -> Shapes:
     view = origin.view
-    return Shapes(action=len(view.action_low), size=view.size, discrete=not view.continuous)
+    infos = adapter_of(origin.environment).info_types
+    return Shapes(action=len(view.action_low), size=view.size, discrete=not view.continuous, infos=infos)
 
 
 def _pending_path(path: Path, index: int) -> Path:

@@ -9,7 +9,7 @@ import torch
 
 from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash
-from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings
+from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings, validate
 from ..devices import room_for_data
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import DeviceWindows, Windows, place, split
@@ -57,7 +57,7 @@ def fit_world(
         LostProcessError: this is one of several processes, and another one is gone.
     """
     with EpisodeStore.open(data) as store:
-        settings = settings.model_copy(update=recorded_sections(store, settings))
+        settings = validate(settings.model_dump() | recorded_sections(store, settings))
         folder, windows = run.world, _windows(settings, store, device)  # before --fresh: bad data replace nothing
         inputs, sections = {"data": store.fingerprint}, STAGE_SECTIONS["fit-world"]
         manifest, settings = begin(folder, settings, sections, inputs, minutes=minutes, fresh=fresh)
@@ -93,7 +93,7 @@ def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Sect
 def interface_of(store: EpisodeStore) -> Interface:
     """What joins a model to the environment that the episodes come from."""
     view = store.view
-    return Interface(view.settings, view.action_low, view.action_high)
+    return Interface(store.origin.view_settings, view.action_low, view.action_high)
 
 
 def _windows(settings: Settings, store: EpisodeStore, device: torch.device) -> tuple[Windows | DeviceWindows, Windows]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.episodes.episode import INFO_TYPES, Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore

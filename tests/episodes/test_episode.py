@@ -68,7 +68,7 @@ def test_actions_may_be_numbers(make_episode: MakeEpisode) -> None:
         {"terminations": np.ones(5, np.bool_)},
         {"truncations": np.zeros(5, np.bool_)},
         {"terminations": np.arange(5) == 4},
-        {"infos": {}},
+        {"infos": {"speed": np.zeros(5, np.float32)}},
     ],
 )
 def test_what_is_no_episode_is_refused(make_episode: MakeEpisode, wrong: dict[str, object]) -> None:

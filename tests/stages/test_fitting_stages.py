@@ -17,7 +17,7 @@ import torch
 from pipeline import console
 from pipeline.artifacts import Run, file_hash, load_weights
 from pipeline.config import VARIANTS, Settings, resolve
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.episodes.episode import INFO_TYPES, Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
@@ -221,7 +221,7 @@ from pathlib import Path
 import torch
 from pipeline.artifacts import Run
 from pipeline.config import VARIANTS, Settings, resolve
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.stages.fit_policy import fit_policy
 shutil.copytree({str(run.world.path)!r}, {str(tmp_path / "run" / "world")!r})
 run = Run(Path({str(tmp_path / "run")!r}))
