@@ -19,8 +19,10 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
+from pipeline.config import ViewSettings
 from pipeline.envs.actions import Action
-from pipeline.envs.random_policies import POLICIES, make_policy
+from pipeline.envs.car_racing.drivers import POLICIES, make_policy
+from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.envs.tracks import episode_seed
 from pipeline.envs.view import AgentView
 
@@ -137,7 +139,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    with AgentView(action_repeat=args.action_repeat, size=WHOLE) as view:
+    with CarRacingView(ViewSettings(action_repeat=args.action_repeat, size=WHOLE)) as view:
         stock = gymnasium.make("CarRacing-v3")
         tally = measure(view, stock, args)
         stock.close()

@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import Settings, resolve
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.episodes.windows import BlankWindows
 from pipeline.learning.encoding import Rows
 from pipeline.learning.imagination import Dream, imagine

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.allocator import keep_memory
 from pipeline.config import Settings, resolve
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.episodes.windows import Batch
 from pipeline.learning.imagination import Dream, Outcomes
 from pipeline.learning.policy_learner import PolicyLearner

@@ -1,4 +1,4 @@
-"""A trained driver for anybody's stock CarRacing: `load_agent`, then `reset` and `act`."""
+"""A trained driver for anybody's stock CarRacing, or what else it learned: `load_agent`, then `reset` and `act`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .artifacts import Run
+from .config import CAR_RACING
 from .envs.actions import Action
 from .envs.view import shrink
 from .errors import UsageError
@@ -57,22 +58,26 @@ class Agent:
         """Take in an observation and choose an action.
 
         Args:
-            observation: a stock observation (96, 96, 3) uint8, or one already shrunk, (3, S, S) uint8.
+            observation: a stock observation, of CarRacing (96, 96, 3) uint8; of an environment whose observations are
+                no pictures, what it renders; or a picture already shrunk, (3, S, S) uint8.
 
         Returns:
-            `[steer, gas, brake]`, (3,) float32 within the environment's bounds; or the number of a discrete action,
-            an int. To be held for `action_repeat` steps.
+            The action, (A,) float32 within the environment's bounds, such as `[steer, gas, brake]`; or the number of a
+            discrete action, an int. To be held for `action_repeat` steps.
 
         Raises:
             UsageError: the observation has another shape or type.
         """
-        size = self.world.interface.view.size
-        if observation.dtype == np.uint8 and observation.shape == (96, 96, 3):
-            observation = shrink(observation, size)
+        view = self.world.interface.view
+        size, shape = view.size, observation.shape
+        stock = shape == (96, 96, 3) if view.env == CAR_RACING else len(shape) == 2 or shape[2:] in ((1,), (3,))
+        if observation.dtype == np.uint8 and stock:
+            observation = shrink(observation, size, view.grey)
         if observation.dtype != np.uint8 or observation.shape != (3, size, size):
+            pictures = "(96, 96, 3)" if view.env == CAR_RACING else "(H, W, 3)"
             raise UsageError(
-                f"An observation must be uint8 of shape (96, 96, 3) or (3, {size}, {size}), "
-                f"not {observation.dtype} of shape {observation.shape}"
+                f"An observation must be uint8 of shape {pictures} or (3, {size}, {size}), "
+                f"not {observation.dtype} of shape {shape}"
             )
         return self._act(torch.from_numpy(observation))
 

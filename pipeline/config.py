@@ -1,11 +1,13 @@
 """Every setting, its default, its bounds and its meaning, in one place; and what changes a few of them together.
 
 Settings are frozen. They come, each overriding the one before, from the defaults below (the variant `laptop` and the
-preset `full`), a variant, a size, a preset, a TOML file (`--config`) and single values (`--set section.key=value`).
+preset `full`), a variant, a size, the environment, a preset, a TOML file (`--config`) and single values (`--set
+section.key=value`).
 """
 
 from __future__ import annotations
 
+import json
 import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import UsageError, did_you_mean
-from .reading import read_toml
+from .reading import parse_json, read_toml
 
 
 class Section(BaseModel):
@@ -24,28 +26,59 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+CAR_RACING = "CarRacing-v3"
+"""The environment where none is named; what is special about it is in `envs.car_racing`."""
+
+
 class ViewSettings(Section):
-    """The agent's view of the environment."""
+    """The environment, and the agent's view of it."""
 
+    env: str = Field(
+        CAR_RACING, min_length=1, max_length=200, description="Gymnasium's id of the environment, or module:id"
+    )
+    env_kwargs: str = Field("{}", max_length=2000, description="arguments that it is made with, a JSON object")
     action_repeat: int = Field(4, ge=1, le=16, description="environment steps for which an action is held")
+    time_limit: int = Field(
+        0, ge=0, le=1_000_000, description="environment steps after which an episode is cut off; 0: as the id says"
+    )
     size: int = Field(64, ge=64, le=128, multiple_of=32, description="height and width of an observation, pixels")
-    continuous: bool = Field(True, description="steering, gas and brake; else the environment's five discrete actions")
+    grey: bool = Field(False, description="observations without colour: three channels that are alike")
+    continuous: bool = Field(
+        True, description="actions are numbers, else one of several; a choice in CarRacing, a fact elsewhere"
+    )
+
+    @field_validator("env_kwargs", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        """The same arguments are the same text, from a table too."""
+        try:
+            arguments = parse_json(value) if isinstance(value, str) else value
+            return json.dumps(dict(arguments), sort_keys=True, allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError('not a JSON object, such as {"difficulty": 1}') from error
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the environment is made with."""
+        arguments: dict[str, Any] = json.loads(self.env_kwargs)
+        return arguments
 
 
-RandomPolicyName = Literal["mixture", "smooth", "brownian", "uniform"]
+RandomPolicyName = Literal["mixture", "smooth", "sticky", "brownian", "uniform"]
 
 
 class CollectSettings(Section):
-    """Random driving."""
+    """Acting at random."""
 
     decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
-    policy: RandomPolicyName = Field("mixture", description="random process that drives")
+    policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
-        20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of the episode"
+        20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
     truth: bool = Field(
-        False, description="record yaw rate and distance from the middle of the road too, for `dreamer probe`"
+        False,
+        description="record CarRacing's yaw rate and distance from the middle of the road too, for `dreamer probe`",
     )
 
 
@@ -209,9 +242,9 @@ class PolicySettings(Section):
 class EvaluateSettings(Section):
     """How the score is measured."""
 
-    tracks: int = Field(100, ge=1, le=100, description="tracks driven, the first of the list")
+    tracks: int = Field(100, ge=1, le=100, description="seeds (CarRacing's tracks) to act on, the first of the list")
     list: Literal["report", "selection"] = Field(
-        "report", description="published list of track seeds; use 'selection' to choose, 'report' to report"
+        "report", description="published list of seeds; use 'selection' to choose, 'report' to report"
     )
 
 
@@ -262,7 +295,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         "discrete actions have no gradient but policy.gradient = reinforce",
     )
     wild = discrete and settings.collect.policy == "brownian"
-    yield wild, "collect.policy = brownian draws continuous actions; choose mixture, smooth or uniform"
+    yield wild, "collect.policy = brownian draws continuous actions; choose mixture, smooth, sticky or uniform"
     divided = model.deter % model.blocks == 0 and 4 * model.depth % model.blocks == 0
     pooled = model.encoder == "pooled" and not memoryless
     yield (
@@ -468,6 +501,27 @@ SIZES: dict[str, Changes] = {
 }
 """DreamerV3's sizes by its own names, which are not quite the millions of parameters."""
 
+_ANY: Changes = {
+    "view": {"action_repeat": 1},
+    "collect": {"limit": 1000},
+    "policy": {"utility": "linear", "penalty": 1.0, "temperature": 1.0},
+}
+ENVIRONMENTS: dict[str, Changes] = {
+    CAR_RACING: {},
+    "ALE": _ANY | {"view": {"action_repeat": 4}, "policy": _ANY["policy"] | {"penalty": 0.1}},
+    "LunarLander-v3": _ANY | {"view": {"action_repeat": 4}},
+    "Pendulum-v1": _ANY | {"view": {"action_repeat": 2}},
+}
+"""What the settings are for other environments than CarRacing, by id or the namespace before its `/`. Any other has
+`_ANY`: what is done to CarRacing's rewards and dreams was found out for CarRacing."""
+
+
+def environment_changes(env: str) -> Changes:
+    """What an environment changes, by its id or `module:id`."""
+    name = env.rpartition(":")[2]
+    return ENVIRONMENTS.get(name, ENVIRONMENTS.get(name.partition("/")[0], _ANY))
+
+
 PRESETS: dict[str, Changes] = {
     "full": {},
     "demo": {
@@ -551,7 +605,7 @@ def resolve(
     variant: str = "laptop",
     size: str | None = None,
 ) -> Settings:
-    """Combine defaults, variant, size, preset, file and single values into checked settings.
+    """Combine defaults, variant, size, environment, preset, file and single values into checked settings.
 
     Args:
         preset: name in `PRESETS`.
@@ -564,12 +618,13 @@ def resolve(
         UsageError: an unknown name (with the nearest valid one), a value out of bounds, or values that do not go
             together.
     """
-    chosen = [_named("variant", variant, VARIANTS), _named("preset", preset, PRESETS)]
+    last = [*flatten(file or {}).items(), *values]
+    chosen = [_named("variant", variant, VARIANTS)]
     if size is not None:
-        chosen.insert(1, _named("size", size, SIZES))
+        chosen.append(_named("size", size, SIZES))
+    chosen += [environment_changes(str(dict(last).get("view.env", CAR_RACING))), _named("preset", preset, PRESETS)]
     tree: dict[str, Any] = {}
-    changes = (item for changes in (*chosen, file or {}) for item in flatten(changes).items())
-    for name, value in (*changes, *values):
+    for name, value in (*(item for changes in chosen for item in flatten(changes).items()), *last):
         _set_value(tree, name, value)
     return validate(tree)
 

@@ -145,9 +145,9 @@ def _simulator() -> Finding:
     """Drive a few decisions."""
     import numpy as np
 
-    from .envs.view import AgentView
+    from .envs.car_racing.view import CarRacingView
 
-    with AgentView() as view:
+    with CarRacingView() as view:
         view.reset(seed=0)
         rewards = [view.step(np.array([0.0, 0.5, 0.0], np.float32)).reward for _ in range(15)]
     if max(rewards) <= 0:
@@ -158,7 +158,7 @@ def _simulator() -> Finding:
 
 def _drawing() -> Finding:
     """Draw a picture both ways, as the first reset does."""
-    from .envs.fast_car_racing import TESTED_GYMNASIUM, FastCarRacing
+    from .envs.car_racing.fast_car_racing import TESTED_GYMNASIUM, FastCarRacing
 
     env = FastCarRacing()
     try:

@@ -5,6 +5,7 @@ Importing this module registers it, and so does naming it in the id:
     gymnasium.make("pipeline.dream_env:Dream/CarRacing-v0", run="artifacts/demo")
     gymnasium.make_vec("pipeline.dream_env:Dream/CarRacing-v0", num_envs=64, run="artifacts/demo")
 
+Of another environment than CarRacing the dream is made by the same entry point under the id `Dream-v0`.
 One step is one decision, as in `AgentView`. docs/dream-env.md has a worked example.
 """
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .artifacts import Run, check_name
+from .envs import adapter_of
 from .envs.actions import Action
 from .envs.view import shrink
 from .episodes.store import EpisodeStore
@@ -34,7 +36,8 @@ from .models.checkpoints import LoadedWorld, load_world
 from .models.dynamics import Latent
 from .randomness import Stream, numpy_stream, stream_seed
 
-ID = "Dream/CarRacing-v0"
+ID, ANY_ID = "Dream/CarRacing-v0", "Dream-v0"
+"""Two names of one thing: the second is for the dream of any other environment."""
 
 START_EPISODES = 16
 """Recorded episodes in whose states drives begin: a few thousand states, read within seconds."""
@@ -65,10 +68,10 @@ class DreamOptions(TypedDict, total=False):
 class DreamEnv(gymnasium.Env[NDArray[Any], Action]):
     """One imagined drive at a time.
 
-    Actions are CarRacing's own, `[steer, gas, brake]`, or the number of a discrete one. The reward is what the world
-    model expects. A drive terminates by chance, with the probability that the continue head gives (never, where the
-    model has none). `info` has `goes_on`, one minus that probability, and `disagreement`, of the ensemble of priors: it
-    is large where the model is guessing (0 without an ensemble).
+    Actions are the environment's own as a vector, such as `[steer, gas, brake]`, or the number of a discrete one, from
+    0. The reward is what the world model expects. A drive terminates by chance, with the probability that the continue
+    head gives (never, where the model has none). `info` has `goes_on`, one minus that probability, and `disagreement`,
+    of the ensemble of priors: it is large where the model is guessing (0 without an ensemble).
 
     `reset` begins in a recorded state, drawn at random. `options={"observations": ..., "actions": ...}` begins after a
     real drive instead: T observations (T, H, W, 3) uint8, stock ones or as seen here, and the T - 1 actions between.
@@ -178,7 +181,7 @@ class _Drives:
 
     Attributes:
         observation_space, action_space: of one drive.
-        pace: decisions a second, at the speed of the real car.
+        pace: decisions a second, at the speed of the real environment.
     """
 
     def __init__(self, run: str | Path, count: int, **options: Unpack[DreamOptions]) -> None:
@@ -198,7 +201,8 @@ class _Drives:
         self._steps = np.zeros(count, np.int64)
         self.observation_space = _observation_space(self._world, self._kind)
         self.action_space = action_space(self._world)
-        self.pace = 50 / self._world.interface.view.action_repeat
+        view = self._world.interface.view
+        self.pace = adapter_of(view.env).steps_a_second / view.action_repeat
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None) -> None:
         """Begin all drives, and all that is random with them."""
@@ -280,7 +284,7 @@ def _observation_space(world: LoadedWorld, kind: str) -> Box:
 
 
 def action_space(world: LoadedWorld) -> Space[Any]:
-    """CarRacing's own actions, as the world model's data have them."""
+    """The environment's own actions, as the world model's data have them."""
     if world.interface.discrete:
         return Discrete(len(world.interface.low))
     return Box(np.array(world.interface.low, np.float32), np.array(world.interface.high, np.float32))
@@ -317,7 +321,7 @@ def recorded_states(world: LoadedWorld, data: Path, seed: int, episodes: int = S
         StageError: the data set is missing or damaged, or was seen otherwise.
     """
     with EpisodeStore.open(data) as store:
-        if store.view.settings != world.interface.view:
+        if store.view_settings != world.interface.view:
             raise StageError(f"{data} was recorded with another view than the world model was fitted to")
         chosen = numpy_stream(seed, Stream.ENCODING).permutation(len(store))[:episodes]
         batch, mask = Windows(store, chosen, 2, memory_gib=1.0).episode_batch(chosen)
@@ -347,7 +351,8 @@ def state_after(world: LoadedWorld, observations: Any, actions: Any, generator: 
             "A drive to begin after is T observations (T, H, W, 3) uint8 and the T - 1 actions between, "
             f"not {frames.dtype} {frames.shape} and {len(actions)} actions"
         )
-    small = np.stack([shrink(frame, world.interface.view.size) for frame in frames])
+    view = world.interface.view
+    small = np.stack([shrink(frame, view.size, view.grey) for frame in frames])
     projected = model.dynamics.project(model.encode(torch.from_numpy(small).to(model.device)))
     led = torch.zeros(len(frames), len(world.interface.low), device=model.device)
     if len(frames) > 1:
@@ -361,9 +366,9 @@ def state_after(world: LoadedWorld, observations: Any, actions: Any, generator: 
 
 
 def _register() -> None:
-    if ID not in gymnasium.registry:
-        where = f"{__name__}:"
-        gymnasium.register(ID, where + "DreamEnv", vector_entry_point=where + "DreamVectorEnv")
+    where = f"{__name__}:"
+    for name in {ID, ANY_ID} - gymnasium.registry.keys():
+        gymnasium.register(name, where + "DreamEnv", vector_entry_point=where + "DreamVectorEnv")
 
 
 _register()

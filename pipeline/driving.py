@@ -1,4 +1,4 @@
-"""Whole drives in the real environment: by the agent and by drivers that need no learning, in worker processes.
+"""Whole episodes in the real environment: by the agent and by drivers that need no learning, in worker processes.
 
 A drive depends on its driver, its track and the seed alone: each begins with a simulator as good as new and with
 random numbers of its own, and computes on one thread. So it comes out the same in every process and in any company.
@@ -7,12 +7,12 @@ random numbers of its own, and computes on one thread. So it comes out the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,34 +21,26 @@ from numpy.typing import NDArray
 
 from .agent import Agent, load_agent
 from .artifacts import Run
-from .envs.actions import GAS, Action
-from .envs.random_policies import make_policy
-from .envs.view import AgentView, Step, kept_view
+from .config import CAR_RACING
+from .envs import adapter_of, kept_view
+from .envs.actions import Action, Actions
+from .envs.adapter import Adapter
+from .envs.view import AgentView, Step
 from .errors import DreamerError
 from .learning.imagination import Dream, imagine
 from .models.dynamics import Latent
 from .processes import in_order
 from .randomness import Stream, numpy_stream, seed_torch, stream_seed
-from .scores import EpisodeScore
+from .scores import EpisodeScore, Report
 
-POLICY, RANDOM, STRAIGHT = "policy", "random", "straight"
-"""The drivers: the run's policy, the random policy of its data, and a little gas with the wheel held straight.
-
-That gas is 0.3 where actions are continuous; where they are discrete it is the one gas there is, 0.2.
-"""
-
-DRIVERS = (POLICY, RANDOM, STRAIGHT)
+POLICY, RANDOM = "policy", "random"
+"""The drivers that there always are: the run's policy, and the random policy of its data."""
 
 DREAM_SAMPLES = 16
 """Imagined futures of each start state, to be averaged."""
 
 HORIZONS = (15, 50, 250)
-"""Decisions over which dreamt and real rewards are compared; 250 are a whole drive at an action repeat of 4."""
-
-_ZOOM_STEPS = 50
-"""Environment steps (one second) in which the camera zooms in; before that, little of the road can be told."""
-
-_STRAIGHT = np.array([0.0, 0.3, 0.0], dtype=np.float32)
+"""Decisions over which dreamt and real rewards are compared; 250 are a whole drive of CarRacing."""
 
 Driver = Callable[[NDArray[np.uint8]], Action]
 """Observation (3, S, S) to action, within one drive."""
@@ -94,8 +86,33 @@ def open_garage(run: Run, *, seed: int = 0, stochastic: bool = False, device: to
     return Garage(run.root, world, policy, settings.collect.policy, seed, stochastic, str(device), discount)
 
 
+def adapter_to(garage: Garage) -> Adapter:
+    """Who knows the environment that the policy was made for."""
+    return adapter_of(agent_of(garage).world.interface.view.env)
+
+
+def drivers(garage: Garage) -> tuple[str, ...]:
+    """The policy, and what it is compared with."""
+    baselines = adapter_to(garage).baselines(discrete=agent_of(garage).world.interface.discrete)
+    return (POLICY, RANDOM, *baselines)
+
+
+def read_report(tree: Mapping[str, Any]) -> Report:
+    """An evaluation from what `Report.as_json` gave. Raises ValueError, TypeError or KeyError where it is none.
+
+    Its environment need not be here.
+    """
+    adapter = adapter_of(str(tree["question"].get("env", CAR_RACING)))
+    report = Report.from_json(tree, adapter.score_type)
+    known = {POLICY, RANDOM, *adapter.baselines(discrete=False)}
+    seeds = {tuple(one.track for one in many) for many in report.scores.values()}
+    if not {POLICY} <= report.scores.keys() <= known or len(seeds) != 1 or seeds == {()}:
+        raise ValueError("other drivers, or not all by the same seeds")
+    return report
+
+
 class Job(NamedTuple):
-    """One drive to be done: who, and on which track."""
+    """One episode to be done: who, and by which seed (of CarRacing: on which track)."""
 
     driver: str
     track: int
@@ -146,51 +163,38 @@ def agent_of(garage: Garage) -> Agent:
 
 def make_driver(garage: Garage, job: Job) -> Driver:
     """Put a driver at the start of a track, with the random numbers that belong to the two."""
-    agent = agent_of(garage)
-    continuous = not agent.world.interface.discrete
-    if job.driver == STRAIGHT:
-        return lambda _: _STRAIGHT if continuous else GAS
+    agent, adapter = agent_of(garage), adapter_to(garage)
+    if job.driver == POLICY:
+        agent.reset(stream_seed(garage.seed, Stream.DRIVE, job.track))
+        return agent.act
+    interface = agent.world.interface
     if job.driver == RANDOM:
         rng = numpy_stream(garage.seed, Stream.BASELINE, job.track)
-        policy = make_policy(garage.random_policy, rng, continuous=continuous)
+        actions = Actions(interface.low, interface.high, interface.discrete)
+        policy = adapter.random_policy(garage.random_policy, rng, actions)
         return lambda _: policy()
-    agent.reset(stream_seed(garage.seed, Stream.DRIVE, job.track))
-    return agent.act
-
-
-def score_of(view: AgentView, track: int, rewards: Sequence[float], last: Step) -> EpisodeScore:
-    """The score of a drive that has ended with the step `last`."""
-    return EpisodeScore(
-        track=track,
-        score=math.fsum(rewards),
-        decisions=len(rewards),
-        tiles=last.tiles,
-        track_tiles=view.track_tiles,
-        lap_finished=last.lap_finished,
-        left_field=last.terminated and not last.lap_finished,
-        truncated=last.truncated and not last.terminated,
-    )
+    always = adapter.baselines(discrete=interface.discrete)[job.driver]
+    return lambda _: always
 
 
 def drive(garage: Garage, job: Job) -> Drive:
-    """Do one drive; where the policy drives, also ask the dream what it expects once the camera has zoomed in.
+    """Do one drive; where the policy drives, also ask the dream what it expects, once the agent has seen enough.
 
     The other drivers look at nothing, and nothing is drawn for them.
     """
     settings = agent_of(garage).world.interface.view
-    dream_start = -(-_ZOOM_STEPS // settings.action_repeat)
+    dream_start = adapter_to(garage).dream_start(settings.action_repeat)
     rewards: list[float] = []
     start: Latent | None = None
-    view = kept_view(**settings.model_dump(), pictures=job.driver == POLICY)
+    view = kept_view(settings, pictures=job.driver == POLICY)
     for index, decision in enumerate(decisions(view, make_driver(garage, job), job.track)):
         if job.driver == POLICY and index == dream_start:
             start = agent_of(garage).latent
         rewards.append(decision.step.reward)
         if not math.isfinite(rewards[-1]):
-            raise DreamerError(
-                f"The reward of decision {index} of '{job.driver}' on track {job.track} is {rewards[-1]}"
-            )
-    score = score_of(view, job.track, rewards, decision.step)
+            where = f"{adapter_to(garage).score_type.PLACE} {job.track}"
+            raise DreamerError(f"The reward of decision {index} of '{job.driver}' on {where} is {rewards[-1]}")
+    score = view.score(job.track, rewards, decision.step)
     if start is None:
         return Drive(score, tuple(rewards))
     seed_torch(garage.seed, Stream.DREAM, job.track)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .artifacts import Run, StageFolder, check_name
-from .config import PRESETS, SIZES, STAGE_SECTIONS, VARIANTS, Settings, flatten, resolve
+from .config import CAR_RACING, PRESETS, SIZES, STAGE_SECTIONS, VARIANTS, Settings, flatten, resolve
+from .envs import adapter_of
 from .episodes.store import EpisodeStore
 from .errors import StageError, UsageError, did_you_mean
 
@@ -50,7 +51,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Score:
-    """What an evaluation came to: the mean over so many tracks of a list, and its 95 % interval where there is one."""
+    """What an evaluation came to: the mean over so many seeds of a list, and its 95 % interval where there is one."""
 
     mean: float
     low: float | None
@@ -111,7 +112,7 @@ def trace(run: Run, data: Mapping[str, Link]) -> Chain:
     links = {"data": data[name] if name is not None and name in data else _gone(run, name)}
     links["world"] = _stage_link(run.world, links, ("data",), "updates")
     links["policy"] = _stage_link(run.policy, links, ("data", "world"), "updates")
-    links["evaluation"] = _stage_link(run.evaluation, links, ("world", "policy"), "tracks")
+    links["evaluation"] = _stage_link(run.evaluation, links, ("world", "policy"), _places(run))
     try:
         score = read_score(run)
     except StageError as error:
@@ -140,9 +141,16 @@ def options_for(settings: Settings, sections: Collection[str]) -> str:
     measured where it ran (`precision`) is left to be measured again.
     """
     wanted, names = flatten(settings.model_dump()), list(settings.section_values(sections))
-    _, given = min(_bases(), key=lambda base: len(base[0]) + sum(wanted[name] != base[1][name] for name in wanted))
-    alike = [options for options, values in _bases() if all(values[name] == given[name] for name in names)]
-    options = min(alike, key=len) if len(alike) < len(_bases()) else ()
+    env, env_kwargs = settings.view.env, settings.view.env_kwargs
+    bases = _bases(env, env_kwargs)
+    _, given = min(bases, key=lambda base: len(base[0]) + sum(wanted[name] != base[1][name] for name in wanted))
+    alike = [options for options, values in bases if all(values[name] == given[name] for name in names)]
+    options = min(alike, key=len) if len(alike) < len(bases) else ()
+    if "view" in sections and env != CAR_RACING:
+        options = (f"--env {shlex.quote(env)}", *options)
+        names.remove("view.continuous")  # a fact there
+    if "view" in sections and settings.view.arguments:
+        options = (*options, f"--env-kwargs {shlex.quote(env_kwargs)}")
     singles = {n: wanted[n] for n in names if wanted[n] != given[n] and not n.endswith(".precision")}
     seed = [f"--seed {settings.seed}"] if "seed" in singles else []
     sets = [f"--set {shlex.quote(f'{name}={_toml(value)}')}" for name, value in singles.items() if name != "seed"]
@@ -150,14 +158,14 @@ def options_for(settings: Settings, sections: Collection[str]) -> str:
 
 
 @cache
-def _bases() -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The settings that variants, presets and sizes give, by dotted names, each with the options for it."""
-    bases = []
+def _bases(env: str, env_kwargs: str) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """What variants, presets and sizes give in an environment, by dotted names, each with the options for it."""
+    bases, known = [], {"view.env": env, "view.env_kwargs": env_kwargs}
     for variant, preset, size in itertools.product(VARIANTS, PRESETS, (None, *SIZES)):
         chosen = {"variant": (variant, "laptop"), "preset": (preset, None), "size": (size, None)}
         options = tuple(f"--{option} {value}" for option, (value, usual) in chosen.items() if value != usual)
         with suppress(UsageError):  # they do not go together
-            bases.append((options, flatten(resolve(preset, variant=variant, size=size).model_dump())))
+            bases.append((options, flatten(resolve(preset, known, variant=variant, size=size).model_dump())))
     return bases
 
 
@@ -225,7 +233,7 @@ def _gone(run: Run, name: str | None) -> Link:
 
 
 def _stage_link(folder: StageFolder, before: Mapping[str, Link], inputs: tuple[str, ...], unit: str) -> Link:
-    anew = folder.command if unit == "tracks" else f"{folder.command} --fresh"
+    anew = f"{folder.command} --fresh" if unit == "updates" else folder.command
     try:
         manifest = folder.read_manifest()
     except StageError as error:
@@ -233,7 +241,7 @@ def _stage_link(folder: StageFolder, before: Mapping[str, Link], inputs: tuple[s
     if manifest is None:
         return Link("missing", folder.command)
     state, cure, reason = _judge(folder, before, inputs, anew)
-    output = "evaluation.json" if unit == "tracks" else folder.weights.name
+    output = folder.weights.name if unit == "updates" else "evaluation.json"
     return Link(
         state,
         cure,
@@ -243,6 +251,15 @@ def _stage_link(folder: StageFolder, before: Mapping[str, Link], inputs: tuple[s
         made=_changed(folder.path / "manifest.json"),
         size=f"{manifest.done:,} {unit}",
     )
+
+
+def _places(run: Run) -> str:
+    """What the seeds of an evaluation make, such as "tracks"."""
+    try:
+        settings = run.recorded_settings(run.world)
+    except StageError:  # which the world's own link tells
+        settings = None
+    return f"{adapter_of(settings.view.env if settings else CAR_RACING).score_type.PLACE}s"
 
 
 def _judge(

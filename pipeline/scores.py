@@ -1,11 +1,11 @@
-"""What an evaluation comes to: the score of a drive, the summary of many, and dreamt beside real rewards."""
+"""What an evaluation comes to: the score of an episode, the summary of many, and dreamt beside real rewards."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.stats
@@ -24,42 +24,66 @@ _TOLERATED_SHARE, _TOLERATED = 0.2, 5.0
 
 @dataclass(frozen=True)
 class EpisodeScore:
-    """One whole drive.
+    """One whole episode. An adapter may know more of it than this.
 
     Attributes:
-        track: seed of the track.
+        track: seed of the episode; of CarRacing, of its track.
         score: sum of all rewards.
         decisions: actions chosen.
-        tiles: tiles of the track visited, of `track_tiles`.
-        lap_finished: all tiles were visited; this ends the drive.
-        left_field: the car left the playfield; this ends the drive, for a reward of -100.
-        truncated: the time limit ended the drive.
+        truncated: the time limit ended the episode.
+        PLACE: what its seed makes, in a word.
+        YARDSTICK: a score to compare with, a sentence; empty where none is known.
     """
+
+    PLACE: ClassVar[str] = "seed"
+    YARDSTICK: ClassVar[str] = ""
 
     track: int
     score: float
     decisions: int
-    tiles: int
-    track_tiles: int
-    lap_finished: bool
-    left_field: bool
-    truncated: bool
+    truncated: bool = field(kw_only=True)
+
+    @property
+    def foreseeable(self) -> bool:
+        """The episode ended in a way that a dream should have foreseen."""
+        return not self.truncated
+
+    @property
+    def special(self) -> dict[str, str]:
+        """Further columns of a table."""
+        return {}
+
+    @property
+    def result(self) -> str:
+        """What came of it, for a title."""
+        return f"score {self.score:.0f}"
+
+    @property
+    def ending(self) -> str:
+        """How it ended."""
+        return "Time is up" if self.truncated else "The end"
+
+    @staticmethod
+    def summarise(episodes: Sequence[Any]) -> Scores:
+        """Sum up episodes of this kind, at least one."""
+        return Summary(
+            **statistics(episodes),
+            decisions=float(np.mean([episode.decisions for episode in episodes])),
+            ended=sum(not episode.truncated for episode in episodes),
+        )
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Many drives in a few numbers. What one drive alone cannot tell is NaN.
+class Scores:
+    """Many scores in a few numbers. What one alone cannot tell is NaN.
 
     Attributes:
-        episodes: number of drives.
+        episodes: how many.
         mean: mean score.
         std: standard deviation of the scores, with n - 1.
         low, high: 95 % bootstrap interval of the mean, see `mean_interval`.
         iqm: interquartile mean: the mean without the lowest and the highest quarter of the scores.
         minimum, maximum: lowest and highest score.
-        tile_share: mean share of the track's tiles visited, 0 .. 1.
-        laps: drives that visited every tile.
-        left_field: drives that left the playfield.
     """
 
     episodes: int
@@ -70,9 +94,29 @@ class Summary:
     iqm: float
     minimum: float
     maximum: float
-    tile_share: float
-    laps: int
-    left_field: int
+
+    @property
+    def special(self) -> dict[str, str]:
+        """Further columns of a table."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Summary(Scores):
+    """Many episodes in a few numbers.
+
+    Attributes:
+        decisions: mean length.
+        ended: episodes that ended before the time limit.
+    """
+
+    decisions: float
+    ended: int
+
+    @property
+    def special(self) -> dict[str, str]:
+        """See `Scores.special`."""
+        return {"decisions": f"{self.decisions:.0f}", "ended": str(self.ended)}
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float]:
@@ -101,25 +145,49 @@ def mean_interval(values: ArrayLike) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def summarise(episodes: Sequence[EpisodeScore]) -> Summary:
-    """Sum up drives. Raises ValueError where there is none."""
-    if not episodes:
-        raise ValueError("there is no drive to sum up")
+def statistics(episodes: Sequence[EpisodeScore]) -> dict[str, Any]:
+    """The fields of `Scores`."""
     scores = np.array([episode.score for episode in episodes])
     low, high = mean_interval(scores)
-    return Summary(
-        episodes=len(episodes),
-        mean=float(scores.mean()),
-        std=float(scores.std(ddof=1)) if len(episodes) > 1 else float("nan"),
-        low=low,
-        high=high,
-        iqm=float(scipy.stats.trim_mean(scores, 0.25)),
-        minimum=float(scores.min()),
-        maximum=float(scores.max()),
-        tile_share=float(np.mean([episode.tiles / episode.track_tiles for episode in episodes])),
-        laps=sum(episode.lap_finished for episode in episodes),
-        left_field=sum(episode.left_field for episode in episodes),
-    )
+    return {
+        "episodes": len(episodes),
+        "mean": float(scores.mean()),
+        "std": float(scores.std(ddof=1)) if len(episodes) > 1 else float("nan"),
+        "low": low,
+        "high": high,
+        "iqm": float(scipy.stats.trim_mean(scores, 0.25)),
+        "minimum": float(scores.min()),
+        "maximum": float(scores.max()),
+    }
+
+
+def summarise(episodes: Sequence[EpisodeScore]) -> Scores:
+    """Sum up episodes of one kind. Raises ValueError where there is none."""
+    if not episodes:
+        raise ValueError("there is no episode to sum up")
+    return episodes[0].summarise(episodes)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one driver is ahead of another on the same seeds.
+
+    Attributes:
+        mean: mean of the differences of their scores.
+        low, high: 95 % bootstrap interval of it; the seeds being the same, what makes some harder cancels out.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def ahead(one: Sequence[EpisodeScore], other: Sequence[EpisodeScore]) -> Difference:
+    """Compare two drivers, seed by seed. Raises ValueError where their seeds differ."""
+    if [episode.track for episode in one] != [episode.track for episode in other]:
+        raise ValueError("the two have not acted on the same seeds")
+    differences = [mine.score - theirs.score for mine, theirs in zip(one, other, strict=True)]
+    return Difference(float(np.mean(differences)), *mean_interval(differences))
 
 
 @dataclass(frozen=True)
@@ -139,20 +207,21 @@ class Promise:
     real: float
 
 
-def compare(track: int, dreamt: Sequence[float], real: Sequence[float], horizon: int, left_field: bool) -> Promise:
+def compare(track: int, dreamt: Sequence[float], real: Sequence[float], horizon: int, foreseeable: bool) -> Promise:
     """Compare dreamt and real rewards over a horizon.
 
-    The sums end where the real drive ended, for neither the last tile nor the time limit is anything a dream of
-    random driving could know. Leaving the playfield is a mistake that it should foresee: there the dream's sum goes on.
+    The sums end where the real episode ended, if by something that no dream of random driving could know: the time
+    limit, CarRacing's last tile. What it should foresee, such as that a car leaves the playfield, does not end the
+    dream's sum.
 
     Args:
         track: seed of the track.
         dreamt: expected rewards of the decisions after a state, at least `horizon` of them.
         real: rewards of the real decisions after it, to the end of the drive.
         horizon: decisions to compare, at most.
-        left_field: whether the real drive ended outside the playfield.
+        foreseeable: see `EpisodeScore`.
     """
-    decisions = horizon if left_field else min(horizon, len(real))
+    decisions = horizon if foreseeable else min(horizon, len(real))
     return Promise(track, decisions, float(np.sum(dreamt[:decisions])), float(np.sum(real[:decisions])))
 
 
@@ -213,17 +282,22 @@ class Report:
     promises: dict[int, list[Promise]]
 
     @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> Self:
-        """Read what `as_json` gave. Raises ValueError or KeyError where it is something else."""
+    def from_json(cls, tree: Mapping[str, Any], kind: type[EpisodeScore]) -> Self:
+        """Read what `as_json` gave, of scores of this kind. Raises ValueError or KeyError where it is another thing."""
         question = TypeAdapter(dict[str, Any]).validate_python(tree["question"])
         drives = TypeAdapter(dict[str, dict[str, Any]]).validate_python(tree["drives"])
         dream = TypeAdapter(dict[int, dict[str, Any]]).validate_python(tree["dream"])
-        scores, promises = TypeAdapter(list[EpisodeScore]), TypeAdapter(list[Promise])
+        scores, promises = TypeAdapter(list[kind]), TypeAdapter(list[Promise])  # type: ignore[valid-type]
         return cls(
             question,
             {driver: scores.validate_python(many["episodes"]) for driver, many in drives.items()},
             {horizon: promises.validate_python(many["tracks"]) for horizon, many in dream.items()},
         )
+
+    @property
+    def place(self) -> str:
+        """What each of the seeds makes, in a word."""
+        return next(one.PLACE for many in self.scores.values() for one in many)
 
     @property
     def warning(self) -> str | None:
@@ -239,9 +313,15 @@ class Report:
         return None
 
     @property
-    def summaries(self) -> dict[str, Summary]:
+    def summaries(self) -> dict[str, Scores]:
         """The drives in a few numbers, by driver."""
         return {driver: summarise(scores) for driver, scores in self.scores.items()}
+
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """How far the first driver, which is the policy, is ahead of each other one."""
+        first, *others = self.scores
+        return {driver: ahead(self.scores[first], self.scores[driver]) for driver in others}
 
     @property
     def trusts(self) -> dict[int, Trust]:
@@ -258,7 +338,9 @@ class Report:
             str(horizon): {**asdict(trust), "tracks": [asdict(promise) for promise in self.promises[horizon]]}
             for horizon, trust in self.trusts.items()
         }
-        plain: dict[str, Any] = _finite({"question": self.question, "drives": drives, "dream": dream})
+        differences = {driver: asdict(difference) for driver, difference in self.differences.items()}
+        parts = {"question": self.question, "drives": drives, "differences": differences, "dream": dream}
+        plain: dict[str, Any] = _finite(parts)
         return plain
 
 

@@ -9,8 +9,9 @@ import hypothesis
 import pytest
 
 from pipeline.artifacts import Manifest, Run, StageFolder, file_hash
-from pipeline.config import Settings, resolve
-from pipeline.scores import EpisodeScore, Promise, Report
+from pipeline.config import CAR_RACING, Settings, resolve
+from pipeline.envs.car_racing.scores import DriveScore
+from pipeline.scores import Promise, Report
 
 hypothesis.settings.register_profile("project", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("project")
@@ -28,17 +29,39 @@ def discrete_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return make_tiny_run(tmp_path_factory.mktemp("artifacts") / "discrete", continuous=False)
 
 
-def make_tiny_run(root: Path, seed: int = 0, *, continuous: bool = True) -> Run:
+@pytest.fixture(scope="session", params=["Pendulum-v1", "LunarLander-v3"])
+def other_env(request: pytest.FixtureRequest) -> str:
+    """Environments that are not CarRacing, of numbers and of actions to choose from."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def other_run(tmp_path_factory: pytest.TempPathFactory, other_env: str) -> Run:
+    """The same as `tiny_run`, of `other_env`."""
+    return make_tiny_run(tmp_path_factory.mktemp("artifacts") / "other", env=other_env)
+
+
+@pytest.fixture(scope="session")
+def other_data(tmp_path_factory: pytest.TempPathFactory, other_env: str) -> Path:
+    """The same as `tiny_data`, of `other_env`."""
+    return make_data(tmp_path_factory.mktemp("data") / "other", env=other_env)
+
+
+def make_tiny_run(root: Path, seed: int = 0, *, continuous: bool = True, env: str = CAR_RACING) -> Run:
     """Write `world/` and `policy/` as the fitting stages leave them, with weights that a seed gives."""
     import torch
 
-    from pipeline.envs.actions import action_bounds
+    from pipeline.envs import adapter_of
     from pipeline.models.actor_critic import Actor
     from pipeline.models.checkpoints import Interface, build_world, save_actor, save_world
 
-    settings, run = resolve("tiny", values=[("view.continuous", continuous)]), Run(root)
-    interface = Interface(settings.view, *action_bounds(continuous))
+    settings = resolve("tiny", values=[("view.env", env), ("view.continuous", continuous)])
+    described, run = adapter_of(env).describe(settings.view), Run(root)
+    settings = settings.model_copy(update={"view": described.view})
+    interface = Interface(described.view, described.actions.low, described.actions.high)
     mean = torch.tensor([0.0, 0.2, -0.9] if continuous else [0.1, 0.1, 0.1, 0.6, 0.1])
+    if env != CAR_RACING:
+        mean = torch.full((len(described.actions),), 1 / len(described.actions))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         world = build_world(settings.model, interface)
@@ -76,24 +99,28 @@ def truth_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data") / "truth", truth=True)
 
 
-def make_data(path: Path, *, continuous: bool = True, truth: bool = False) -> Path:
+def make_data(path: Path, *, continuous: bool = True, truth: bool = False, env: str = CAR_RACING) -> Path:
     """Write drives of random pictures, whose speed is in the brightness of their pictures."""
     import numpy as np
 
-    from pipeline.episodes.episode import Episode, info_types
+    from pipeline.episodes.episode import Episode
     from pipeline.episodes.metadata import Origin
     from pipeline.episodes.store import EpisodeStore
 
-    steps, values = 12, [("view.continuous", continuous), ("collect.truth", truth)]
-    with EpisodeStore.create(path, Origin.of(resolve("tiny", values=values))) as writer:
+    steps, values = 12, [("view.env", env), ("view.continuous", continuous), ("collect.truth", truth)]
+    origin = Origin.of(resolve("tiny", values=values))
+    count, discrete = len(origin.view.action_low), not origin.view.continuous
+    with EpisodeStore.create(path, origin) as writer:
         for number in range(4):
             rng, last = np.random.default_rng(number), np.arange(steps) == steps - 1
             observations = rng.integers(0, 56, (steps + 1, 3, 64, 64), np.uint8)
             speed = rng.integers(0, 200, steps)
             observations[1:] += speed[:, None, None, None].astype(np.uint8)
-            actions = rng.uniform(0, 1, (steps, 3)).astype(np.float32) if continuous else rng.integers(0, 5, steps)
+            chosen = rng.integers(0, count, steps) if discrete else rng.uniform(0, 1, (steps, count))
+            actions = chosen if discrete else chosen.astype(np.float32)
             rewards = rng.normal(size=steps).astype(np.float32)
-            infos = {name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in info_types(truth).items()}
+            infos = {name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in origin.infos.items()}
+            infos |= {"speed": speed.astype(np.float32)} if "speed" in infos else {}
             writer.append(
                 Episode(
                     observations=observations,
@@ -101,10 +128,10 @@ def make_data(path: Path, *, continuous: bool = True, truth: bool = False) -> Pa
                     rewards=rewards,
                     terminations=last & (number == 3),
                     truncations=last & (number < 3),
-                    infos=infos | {"speed": speed.astype(np.float32)},
+                    infos=infos,
                     seed=2**24 + number,
                     policy="smooth",
-                    track_tiles=300,
+                    track_tiles=300 if env == CAR_RACING else 0,
                 )
             )
     return path
@@ -140,8 +167,9 @@ def finished_run(tmp_path: Path) -> Run:
 def _evaluation(hashes: dict[str, str]) -> Report:
     """Eight tracks, on which the policy has 100, 200, ... and a baseline -10; the dream promises twice as much."""
 
-    def score(track: int, value: float) -> EpisodeScore:
-        return EpisodeScore(track, value, 250, 100, 300, lap_finished=False, left_field=value < 0, truncated=value > 0)
+    def score(track: int, value: float) -> DriveScore:
+        end = {"lap_finished": False, "left_field": value < 0, "truncated": value > 0}
+        return DriveScore(track, value, 250, tiles=100, track_tiles=300, **end)
 
     tracks = range(1000, 1008)
     policy = [score(track, 100.0 * (track - 999)) for track in tracks]

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline import Agent, load_agent
 from pipeline.artifacts import Run
-from pipeline.envs.actions import ACTION_HIGH, ACTION_LOW
-from pipeline.envs.view import AgentView, shrink
+from pipeline.config import ViewSettings
+from pipeline.envs.car_racing.actions import ACTION_HIGH, ACTION_LOW
+from pipeline.envs.car_racing.view import CarRacingView
+from pipeline.envs.view import shrink
 from pipeline.errors import StageError, UsageError
 from pipeline.models.dynamics import RecurrentDynamics
 
@@ -138,7 +140,7 @@ def test_only_the_stochastic_agent_draws(tiny_run: Run) -> None:
 def test_the_agent_drives_the_stock_environment_as_it_drives_its_view(tiny_run: Run) -> None:
     stock, stock_agent, view_agent = gym.make("CarRacing-v3"), load_agent(tiny_run.root), load_agent(tiny_run.root)
     observation, _ = stock.reset(seed=3)
-    with AgentView() as view:
+    with CarRacingView() as view:
         seen = view.reset(3)
         for _ in range(8):
             action = stock_agent.act(observation)
@@ -153,7 +155,7 @@ def test_a_discrete_agent_drives_the_stock_environment_too(discrete_run: Run) ->
     stock = gym.make("CarRacing-v3", continuous=False)
     stock_agent, view_agent = (load_agent(discrete_run.root, stochastic=True) for _ in range(2))
     observation, _ = stock.reset(seed=3)
-    with AgentView(continuous=False) as view:
+    with CarRacingView(ViewSettings(continuous=False)) as view:
         seen = view.reset(3)
         for _ in range(8):
             action = stock_agent.act(observation)

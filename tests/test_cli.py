@@ -16,9 +16,10 @@ from pipeline import __version__, cli, console, distributed, trackers
 from pipeline.artifacts import Run
 from pipeline.cli import options as shared_options
 from pipeline.config import resolve
+from pipeline.envs.car_racing.scores import DriveScore
 from pipeline.episodes.shards import Shard
 from pipeline.errors import InterruptedRunError, StageError
-from pipeline.scores import EpisodeScore, Report
+from pipeline.scores import Report
 
 COMMANDS = ("collect", "fit-world", "show-encodings", "fit-policy", "evaluate", "run")
 STAGES = ("collect", "fit_world", "show_encodings", "fit_policy", "evaluate")
@@ -55,7 +56,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
 def _report() -> Report:
     """Two drives of the policy, whose mean score is 700."""
     scores = [
-        EpisodeScore(track, score, 250, 280, 300, False, False, True) for track, score in ((1, 600.0), (2, 800.0))
+        DriveScore(track, score, 250, 280, 300, False, False, truncated=True)
+        for track, score in ((1, 600.0), (2, 800.0))
     ]
     return Report({"tracks": [1, 2], "list": "report"}, {"policy": scores}, {})
 
@@ -254,6 +256,34 @@ def test_collect(calls: Calls) -> None:
     assert (name, settings) == ("collect", resolve("tiny", values=values))
     where = {"name": "mine", "root": Path("data"), "workers": 1, "fresh": False}
     assert options == {**where, "shard": None, "merge": 0}
+
+
+def test_the_environment_is_an_option_and_the_data_set_and_the_run_remember_it(calls: Calls) -> None:
+    kwargs = {"view.env": "ALE/Boxing-v5", "view.env_kwargs": '{"mode": 1}'}
+    expected = resolve(values=list(kwargs.items()))
+    assert (expected.policy.utility, resolve().policy.utility) == ("linear", "symlog")
+    assert dreamer("collect", "--env", "ALE/Boxing-v5", "--env-kwargs", '{ "mode": 1 }') == 0
+    assert calls[0][1][0] == expected
+    data = Path("data/carracing/metadata.json")
+    data.parent.mkdir(parents=True)
+    data.write_text('{"dreamer": {"environment": "ALE/Boxing-v5", "view": {"env_kwargs": "{\\"mode\\": 1}"}}}')
+    for command in ("collect", "fit-world", "run"):
+        calls.clear()
+        assert dreamer(command) == 0
+        assert {settings for _, (settings,), _ in calls} == {expected}
+    calls.clear()
+    assert dreamer("collect", "--fresh", "--yes") == 0
+    assert calls[0][1][0] == resolve()
+    Run(Path("artifacts/carracing")).world.write_settings(expected)
+    assert dreamer("fit-policy", "--preset", "demo") == 0
+    assert calls[1][1][0] == resolve("demo", values=list(kwargs.items()))
+
+
+@pytest.mark.parametrize("kwargs", ["speed=1", "[1]", "{"])
+def test_arguments_that_are_no_json_object_are_refused(kwargs: str, calls: Calls, capsys: Screen) -> None:
+    assert dreamer("collect", "--env-kwargs", kwargs) == 2
+    assert "view.env_kwargs" in _refusal(capsys)
+    assert calls == []
 
 
 def test_collecting_in_parts(calls: Calls, capsys: Screen) -> None:

@@ -189,3 +189,10 @@ def test_section_values() -> None:
     assert values["seed"] == 0
     assert {name.split(".")[0] for name in values} == {"seed", "policy"}
     assert set(flatten(Settings().model_dump())) == set(setting_names())
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "1", "[" * 1900, '{"g": NaN}', 3])
+def test_the_arguments_of_an_environment_are_a_json_object(text: object) -> None:
+    with pytest.raises(UsageError, match="not a json object"):
+        resolve(values=[("view.env_kwargs", text)])
+    assert resolve(values=[("view.env_kwargs", '{"b": 1,\n"a": {}}')]).view.env_kwargs == '{"a": {}, "b": 1}'

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import doctor
 from pipeline.doctor import Finding, examine
-from pipeline.envs import fast_car_racing
+from pipeline.envs.car_racing import fast_car_racing
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:

@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from pipeline import dream_env
 from pipeline.artifacts import Run
 from pipeline.dream_env import recorded_states, state_after
-from pipeline.envs.actions import ACTION_HIGH, ACTION_LOW
+from pipeline.envs.car_racing.actions import ACTION_HIGH, ACTION_LOW
 from pipeline.envs.view import shrink
 from pipeline.errors import StageError, UsageError
 from pipeline.models.checkpoints import LoadedWorld, load_world
@@ -233,3 +233,15 @@ def test_others_can_learn_in_it(
         exec(compile(code, "docs/dream-env.md", "exec"), names)  # our own docs
     assert names["driver"].num_timesteps >= 512
     assert np.isfinite(names["score"])
+
+
+def test_other_environments_can_be_dreamt_too(other_run: Run, other_data: Path) -> None:
+    env = gym.make(dream_env.ANY_ID, run=other_run.root, data=other_data, render_mode="rgb_array")
+    check_env(env.unwrapped)
+    interface = load_world(other_run.world.weights).interface
+    box = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    assert env.action_space == (gym.spaces.Discrete(4) if interface.discrete else box)
+    assert env.metadata["render_fps"] == 30 / interface.view.action_repeat
+    many = make_many(other_run, other_data)
+    many.reset(seed=0)
+    assert many.step(many.action_space.sample())[0].shape == (3, 64, 64, 3)

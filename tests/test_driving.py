@@ -14,7 +14,6 @@ from pipeline.driving import (
     HORIZONS,
     POLICY,
     RANDOM,
-    STRAIGHT,
     Drive,
     Garage,
     Job,
@@ -26,15 +25,15 @@ from pipeline.driving import (
     make_driver,
     one_thread,
     open_garage,
-    score_of,
 )
-from pipeline.envs.actions import GAS
-from pipeline.envs.fast_car_racing import FastCarRacing
-from pipeline.envs.view import AgentView
+from pipeline.envs.car_racing.actions import GAS
+from pipeline.envs.car_racing.fast_car_racing import FastCarRacing
+from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.errors import DreamerError
 from pipeline.models.dynamics import Latent
 from pipeline.models.world_model import WorldModel
 
+STRAIGHT = "straight"
 JOBS = [Job(STRAIGHT, 1000), Job(POLICY, 1000), Job(STRAIGHT, 1001), Job(POLICY, 1001)]
 
 
@@ -75,8 +74,8 @@ def test_straight_gas_leaves_the_field_by_discrete_actions_too(discrete_garage: 
 
 
 def test_a_reward_that_is_not_finite_stops_the_drive(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = AgentView.step
-    monkeypatch.setattr(AgentView, "step", lambda *parts: replace(step(*parts), reward=math.nan))
+    step = CarRacingView.step
+    monkeypatch.setattr(CarRacingView, "step", lambda *parts: replace(step(*parts), reward=math.nan))
     with pytest.raises(DreamerError, match="The reward of decision 0 of 'straight' on track 1000 is nan"):
         drive(garage, JOBS[0])
 
@@ -84,7 +83,10 @@ def test_a_reward_that_is_not_finite_stops_the_drive(garage: Garage, monkeypatch
 @pytest.mark.parametrize("driver", [POLICY, RANDOM])
 def test_discrete_drives(discrete_garage: Garage, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the end, and with all that the dream has to say."""
-    monkeypatch.setattr("pipeline.envs.view.TIME_LIMIT", 100)
+    monkeypatch.setattr("pipeline.envs.car_racing.view.TIME_LIMIT", 100)
+    monkeypatch.setattr(
+        "pipeline.driving.kept_view", lambda view, pictures=True: CarRacingView(view, pictures=pictures)
+    )
     result = drive(discrete_garage, Job(driver, 1000))
     assert result.score.decisions == 25 and result.score.truncated
     assert len(result.dreamt) == (HORIZONS[-1] if driver == POLICY else 0)
@@ -109,9 +111,9 @@ def test_drivers_who_look_at_nothing_drive_the_same_without_pictures(
     garage: Garage, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = Job(driver, 1001)
-    with AgentView() as view:
+    with CarRacingView() as view:
         seen = [decision.step for decision in decisions(view, make_driver(garage, job), job.track)]
-        score = score_of(view, job.track, [step.reward for step in seen], seen[-1])
+        score = view.score(job.track, [step.reward for step in seen], seen[-1])
     monkeypatch.setattr(FastCarRacing, "_draw_state", lambda self: pytest.fail("drawn"))
     monkeypatch.setattr(FastCarRacing, "_first_picture", lambda self: pytest.fail("drawn"))
     assert drive(garage, job) == Drive(score, tuple(step.reward for step in seen))
@@ -142,7 +144,7 @@ def test_the_dream_is_asked_once_the_camera_has_zoomed_in(garage: Garage, monkey
     result = drive(garage, JOBS[1])
     assert result.dream_start == 13  # 13 decisions of 4 steps are the first beyond 50
     states: list[Latent] = []
-    with AgentView() as view:
+    with CarRacingView() as view:
         for _ in decisions(view, make_driver(garage, JOBS[1]), 1000):
             latent = agent_of(garage).latent
             assert latent is not None

@@ -23,13 +23,15 @@ from hypothesis import strategies as st
 from pipeline.artifacts import Run, file_hash
 from pipeline.config import read_settings_file, resolve
 from pipeline.console import MetricsLog, read_lines
-from pipeline.envs.actions import action_bounds
-from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.envs.car_racing.actions import action_bounds
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.envs.car_racing.scores import DriveScore
+from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import DreamerError
 from pipeline.models.checkpoints import load_actor, load_world
-from pipeline.scores import EpisodeScore, Report
+from pipeline.scores import Report
 from pipeline.stages.verify import verify
 
 FILES = int(os.environ.get("DREAMER_FUZZ", "0"))
@@ -129,7 +131,7 @@ def _episode(number: int, steps: int) -> Episode:
         rewards=rng.random(steps, np.float32),
         terminations=last,
         truncations=np.zeros(steps, np.bool_),
-        infos={name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in INFO_TYPES.items()},
+        infos={name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in CarRacing.info_types.items()},
         seed=number,
         policy="smooth",
         track_tiles=300,
@@ -181,7 +183,8 @@ def run(tiny_run: Run, tmp_path: Path) -> Run:
         log.append(step, {"loss": 1 / step, "kl": float("nan")})
     log.close()
     hashes = {"world": file_hash(run.world.weights), "policy": file_hash(run.policy.weights)}
-    scores = [EpisodeScore(track, 10.0 * track, 9, 8, 300, False, False, True) for track in (1, 2)]
+    facts = {"tiles": 8, "track_tiles": 300, "lap_finished": False, "left_field": False, "truncated": True}
+    scores = [DriveScore(track, 10.0 * track, 9, **facts) for track in (1, 2)]
     tree: dict[str, Any] = Report({"tracks": [1, 2], **hashes}, {"policy": scores}, {}).as_json()
     run.evaluation.path.mkdir()
     path = run.evaluation.path / "evaluation.json"

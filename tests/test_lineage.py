@@ -13,8 +13,9 @@ import pytest
 from pipeline.artifacts import Run
 from pipeline.cli.options import Shared
 from pipeline.config import STAGE_SECTIONS, resolve
-from pipeline.envs.actions import action_bounds
-from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.envs.car_racing.actions import action_bounds
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import StageError
@@ -124,7 +125,7 @@ def test_data_sets_say_what_they_hold(tmp_path: Path) -> None:
         rewards=np.zeros(3, np.float32),
         terminations=np.zeros(3, bool),
         truncations=np.arange(3) == 2,
-        infos={name: np.zeros(3, dtype) for name, dtype in INFO_TYPES.items()},
+        infos={name: np.zeros(3, dtype) for name, dtype in CarRacing.info_types.items()},
         seed=2**24,
         policy="smooth",
         track_tiles=300,
@@ -155,6 +156,7 @@ def test_data_sets_say_what_they_hold(tmp_path: Path) -> None:
         ("laptop", "demo", None, []),
         ("v3", "full", "12m", [("seed", 7), ("world.batch", 8), ("world.precision", "float32")]),
         ("laptop", "tiny", None, [("view.continuous", False), ("collect.policy", "smooth"), ("policy.horizon", 9)]),
+        ("laptop", "demo", None, [("view.env", "Pendulum-v1"), ("view.env_kwargs", '{"g": 9.0}'), ("world.batch", 9)]),
     ],
 )
 @pytest.mark.parametrize("stage", ["collect", "evaluate", "fit-policy", "fit-world", "show-encodings"])
@@ -165,12 +167,14 @@ def test_the_options_give_the_settings_back(
     sections = [name for name in STAGE_SECTIONS[stage] if name != "view" or stage == "collect"]
     given = shlex.split(options_for(wanted, sections))
     words = dict(zip(given[::2], given[1::2], strict=True))
+    environment = {"view.env": words.pop("--env", None), "view.env_kwargs": words.pop("--env-kwargs", None)}
+    known = {} if stage == "collect" else {"view.env": wanted.view.env, "view.env_kwargs": wanted.view.env_kwargs}
     names = {option.removeprefix("--") for option in words if option != "--set"}
     shared = Shared(
         **{name: int(words["--seed"]) if name == "seed" else words[f"--{name}"] for name in names},  # type: ignore[arg-type]
         assignments=[text for option, text in zip(given[::2], given[1::2], strict=True) if option == "--set"],
     )
-    got = shared.settings(stage)
+    got = shared.settings(stage, environment, environment=known)
     measured = {"world.precision", "policy.precision"}
     pairs = zip(got.section_values(sections).items(), wanted.section_values(sections).items(), strict=True)
     assert [(a, b) for a, b in pairs if a != b and a[0] not in measured] == []
@@ -186,3 +190,11 @@ def test_the_commands_that_make_a_run_again(finished_run: Run) -> None:
         "dreamer fit-policy --run demo --preset tiny",
         "dreamer evaluate --run demo --video --preset tiny",
     ]
+
+
+def test_seeds_are_tracks_in_carracing_alone(finished_run: Run) -> None:
+    assert trace(finished_run, DATA).links["evaluation"].size == "8 tracks"
+    finished_run.world.write_settings(resolve("tiny", values=[("view.env", "Pendulum-v1")]))
+    chain = trace(finished_run, DATA)
+    assert chain.links["evaluation"].size == "8 seeds"
+    assert commands(chain)[0] == "dreamer collect --data demo --env Pendulum-v1 --preset tiny"

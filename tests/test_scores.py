@@ -9,16 +9,17 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.scores import EpisodeScore, Promise, Report, compare, mean_interval, summarise, weigh
+from pipeline.envs.car_racing.scores import DriveScore
+from pipeline.scores import EpisodeScore, Promise, Report, ahead, compare, mean_interval, summarise, weigh
 
 NUMBERS = st.floats(-200, 1000)
 SAMPLES = st.lists(NUMBERS, min_size=2, max_size=30)
 
 
-def episode(score: float, track: int = 0, **fields: object) -> EpisodeScore:
+def episode(score: float, track: int = 0, **fields: object) -> DriveScore:
     plain = {"decisions": 250, "tiles": 30, "track_tiles": 300}
     ending = {"lap_finished": False, "left_field": False, "truncated": True}
-    return EpisodeScore(track, score, **{**plain, **ending, **fields})  # type: ignore[arg-type]
+    return DriveScore(track, score, **{**plain, **ending, **fields})  # type: ignore[arg-type]
 
 
 def test_summary_by_hand() -> None:
@@ -40,7 +41,7 @@ def test_one_drive_has_no_spread() -> None:
 
 
 def test_nothing_cannot_be_summed_up() -> None:
-    with pytest.raises(ValueError, match="no drive"):
+    with pytest.raises(ValueError, match="no episode"):
         summarise([])
     with pytest.raises(ValueError, match="no promise"):
         weigh([])
@@ -79,12 +80,12 @@ def test_interquartile_mean_ignores_the_best_drive(scores: list[float], luck: fl
 
 def test_promise_ends_with_a_real_drive_that_time_or_the_last_tile_ended() -> None:
     dreamt, real = [1.0] * 250, [3.0, 3.0, -0.5]
-    assert compare(7, dreamt, real, 2, left_field=False) == Promise(7, 2, 2.0, 6.0)
-    assert compare(7, dreamt, real, 50, left_field=False) == Promise(7, 3, 3.0, 5.5)
+    assert compare(7, dreamt, real, 2, foreseeable=False) == Promise(7, 2, 2.0, 6.0)
+    assert compare(7, dreamt, real, 50, foreseeable=False) == Promise(7, 3, 3.0, 5.5)
 
 
 def test_promise_goes_on_where_the_car_left_the_field() -> None:
-    assert compare(7, [1.0] * 250, [3.0, -100.0], 50, left_field=True) == Promise(7, 50, 50.0, -97.0)
+    assert compare(7, [1.0] * 250, [3.0, -100.0], 50, foreseeable=True) == Promise(7, 50, 50.0, -97.0)
 
 
 def promises(*pairs: tuple[float, float]) -> list[Promise]:
@@ -136,13 +137,13 @@ def test_a_report_survives_json() -> None:
     promises = {15: [Promise(1, 15, 60.0, 50.0), Promise(2, 15, 40.0, 45.5)]}
     report = Report({"tracks": [1, 2]}, {"policy": [episode(1.5, 1), episode(2.5, 2)], "random": []}, promises)
     report.scores["random"] = [episode(-1.0, 1), episode(-2.0, 2, left_field=True)]
-    assert Report.from_json(json.loads(json.dumps(report.as_json()))) == report
+    assert Report.from_json(json.loads(json.dumps(report.as_json())), DriveScore) == report
 
 
 @pytest.mark.parametrize("damage", [{"drives": {}}, {"drives": None, "dream": {}}, {"drives": {"policy": {}}}])
 def test_what_is_no_report_is_refused(damage: dict[str, object]) -> None:
     with pytest.raises((KeyError, ValueError)):
-        Report.from_json({"question": {}, **damage})
+        Report.from_json({"question": {}, **damage}, EpisodeScore)
 
 
 def test_a_report_warns_of_the_shortest_horizon_over_which_the_dream_flatters() -> None:
@@ -152,3 +153,27 @@ def test_a_report_warns_of_the_shortest_horizon_over_which_the_dream_flatters() 
     assert Report({}, scores, {15: honest}).warning is None
     warning = Report({}, scores, {15: honest, 50: flattering, 250: flattering}).warning
     assert warning is not None and "over 50 decisions it promises 302 where 100 comes" in warning
+
+
+def plain(*scores: float, truncated: bool = True) -> list[EpisodeScore]:
+    return [EpisodeScore(1000 + k, score, 10 * (k + 1), truncated=truncated) for k, score in enumerate(scores)]
+
+
+def test_drivers_are_compared_seed_by_seed() -> None:
+    easy_and_hard = np.linspace(-500, 500, 20)
+    other, one = plain(*easy_and_hard), plain(*(easy_and_hard + np.tile([9.0, 11.0], 10)))
+    difference = ahead(one, other)
+    assert difference.mean == pytest.approx(10)
+    assert 9 < difference.low < 10 < difference.high < 11  # what makes a seed hard cancels out
+    with pytest.raises(ValueError, match="same seeds"):
+        ahead(one, other[1:])
+    report = Report({}, {"policy": one, "random": other}, {})
+    assert report.differences == {"random": difference}
+    assert report.as_json()["differences"]["random"]["mean"] == pytest.approx(10)
+
+
+def test_an_episode_of_any_environment_has_no_tiles() -> None:
+    summary = summarise([*plain(5.0, 7.0), *plain(9.0, truncated=False)])
+    assert (summary.mean, summary.special) == (7.0, {"decisions": "13", "ended": "1"})
+    assert [one.foreseeable for one in (*plain(1.0), *plain(1.0, truncated=False))] == [False, True]
+    assert summarise([episode(1.0)]).special == {"tiles": "10%", "laps": "0", "off field": "0"}

@@ -46,6 +46,7 @@ def _explained(error: Exception) -> Exception:
 
 def main() -> NoReturn:
     """The console script. An error is one sentence and an exit code; `--debug` shows its traceback first."""
+    sys.path.append("")  # as `python -m` has it: an environment may come from a module in the working folder
     try:
         with sigterm_as_ctrl_c(), distributed.joined():
             app(prog_name="dreamer")

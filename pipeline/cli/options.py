@@ -27,6 +27,7 @@ from ..config import (
 )
 from ..errors import InterruptedRunError, UsageError
 from ..processes import cores
+from ..reading import read_json
 from ..trackers import require
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ app = typer.Typer(
     help="Learn a world model of CarRacing from random driving, then learn to drive entirely inside it.",
     epilog=examples("dreamer run --preset demo --video", "dreamer fit-world --help"),
 )
+
+_MAX_METADATA = 2**24  # bytes
 
 OWNERS = {
     "view": "collect",
@@ -132,7 +135,11 @@ class Shared:
     ] = False
 
     def settings(
-        self, command: str, shortcuts: Mapping[str, Any] | None = None, recorded: Settings | None = None
+        self,
+        command: str,
+        shortcuts: Mapping[str, Any] | None = None,
+        recorded: Settings | None = None,
+        environment: Mapping[str, Any] | None = None,
     ) -> Settings:
         """What variant, size, preset, file, `--set` and shortcuts come to, each overriding the one before.
 
@@ -140,6 +147,7 @@ class Shared:
             command: name of the command that will use them.
             shortcuts: settings that have an option of their own, by their dotted names; None where not given.
             recorded: those of the run; they take the place of variant, size and preset where none is asked for.
+            environment: that of the data set, for a run that has recorded none, see `recorded_environment`.
 
         Raises:
             UsageError: a setting is unknown, out of bounds or, given with `--set`, of no use to the command.
@@ -148,12 +156,15 @@ class Shared:
         options = {"seed": self.seed, "deterministic": self.deterministic or None, **(shortcuts or {})}
         file = read_settings_file(self.config) if self.config else None
         chosen = (self.variant, self.size, self.preset, file)
-        if recorded is not None and all(choice is None for choice in chosen):
-            measured = dict.fromkeys(("world.precision", "policy.precision"), "auto")  # where it ran, not here
-            file = flatten(recorded.model_dump()) | measured
+        known = dict(environment or {})
+        if recorded is not None:
+            known = {"view.env": recorded.view.env, "view.env_kwargs": recorded.view.env_kwargs}
+            if all(choice is None for choice in chosen):
+                measured = dict.fromkeys(("world.precision", "policy.precision"), "auto")  # where it ran, not here
+                file = flatten(recorded.model_dump()) | measured
         settings = resolve(
             self.preset or "full",
-            file,
+            known | flatten(file or {}),
             [*given, *((k, v) for k, v in options.items() if v is not None)],
             variant=self.variant or "laptop",
             size=self.size,
@@ -214,12 +225,27 @@ Decisions = Annotated[
 ]
 RandomPolicy = Annotated[
     str | None,
-    typer.Option("--policy", metavar="mixture|smooth|brownian|uniform", help="Random process that drives."),
+    typer.Option("--policy", metavar="mixture|smooth|sticky|brownian|uniform", help="Random process that acts."),
 ]
-Tracks = Annotated[int | None, typer.Option(metavar="N", help="Tracks to drive.", show_default="by the preset")]
+Env = Annotated[
+    str | None,
+    typer.Option(
+        "--env",
+        metavar="ID",
+        help="Gymnasium's id of the environment, or module:ID.",
+        show_default="the run's own, else CarRacing-v3",
+    ),
+]
+EnvKwargs = Annotated[
+    str | None,
+    typer.Option("--env-kwargs", metavar="JSON", help="Arguments that it is made with, such as '{\"gravity\": -5}'."),
+]
+Tracks = Annotated[
+    int | None, typer.Option(metavar="N", help="Tracks to drive, or else seeds.", show_default="by the preset")
+]
 TrackList = Annotated[
     str | None,
-    typer.Option("--list", metavar="report|selection", help="Published list of tracks.", show_default="report"),
+    typer.Option("--list", metavar="report|selection", help="Published list of them.", show_default="report"),
 ]
 Video = Annotated[bool, typer.Option("--video", metavar="", help="Film the worst, the median and the best track.")]
 Stochastic = Annotated[
@@ -307,6 +333,16 @@ def data_path(name: str | None, run: Run | None = None) -> Path:
     if name is None and run is not None and (manifest := run.world.read_manifest()) is not None:
         name = str(manifest.facts.get("data", NAME))
     return Path("data") / check_name(name or NAME, "data set")
+
+
+def recorded_environment(path: Path) -> dict[str, Any]:
+    """The environment of the data set in a folder, by the names of the settings; nothing where none can be read."""
+    try:
+        origin = read_json(path / "metadata.json", _MAX_METADATA)["dreamer"]
+        arguments = origin["view"].get("env_kwargs") or "{}"
+        return {"view.env": str(origin["environment"]), "view.env_kwargs": str(arguments)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is wrong with it, its reader says
+        return {}
 
 
 def own_workers(workers: int | None) -> int | None:

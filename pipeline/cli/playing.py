@@ -30,7 +30,7 @@ def show_futures(
     episode: EpisodeNumber = None,
     decision: DecisionNumber = None,
 ) -> None:
-    """Draw one present, and the futures that the world model imagines after five actions."""
+    """Draw one present, and the futures that the world model imagines after several actions."""
     refuse_dry_run(shared)
     folder = Run.named(run)
     settings = shared.settings("show-futures", recorded=folder.recorded_settings(folder.world))
@@ -70,7 +70,7 @@ def play(
     track: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Real track.", show_default="another for each drive")
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.1, max=10, metavar="X", help="1 is the car's own.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.1, max=10, metavar="X", help="1 is the environment's own.")] = 1.0,
     record: Annotated[
         str | None, typer.Option(metavar="NAME", help="Add the real drives to a data set, a folder in data/.")
     ] = None,
@@ -80,7 +80,10 @@ def play(
         str | None, typer.Option(metavar="TEXT|FILE", help="What to do without a window, see docs/play.md.")
     ] = None,
 ) -> None:
-    """Drive in the dream or in the real environment: stop, go back, try another future. H shows the keys."""
+    """Drive in the dream or in the real environment: stop, go back, try another future. H shows the keys.
+
+    In other environments than CarRacing the policy acts.
+    """
     refuse_dry_run(shared)
     if headless != (script is not None):
         raise UsageError("--headless and --script go together: a script is what is played where there is no window")

@@ -12,6 +12,8 @@ from .options import (
     AsJson,
     DataName,
     Decisions,
+    Env,
+    EnvKwargs,
     Fresh,
     Merge,
     Minutes,
@@ -34,6 +36,7 @@ from .options import (
     data_path,
     log_to,
     own_workers,
+    recorded_environment,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 @command(
     "dreamer collect",
+    "dreamer collect --env ALE/Freeway-v5 --data freeway",
     "dreamer collect --data more --decisions 300000 --policy smooth --seed 1",
     "dreamer collect --data more --decisions 300000 --shard 2/8",
     shares=True,
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
 def collect(
     shared: Shared,
     data: DataName = NAME,
+    env: Env = None,
+    env_kwargs: EnvKwargs = None,
     policy: RandomPolicy = None,
     decisions: Decisions = None,
     workers: Workers = None,
@@ -57,8 +63,10 @@ def collect(
     fresh: Fresh = False,
     yes: Yes = False,
 ) -> None:
-    """Record random driving; asking for more extends what is there."""
-    settings = shared.settings("collect", {"collect.policy": policy, "collect.decisions": decisions})
+    """Record random actions; asking for more extends what is there."""
+    there = {} if fresh else recorded_environment(data_path(data))
+    given = {"view.env": env, "view.env_kwargs": env_kwargs, "collect.policy": policy, "collect.decisions": decisions}
+    settings = shared.settings("collect", given, environment=there)
     from ..episodes.shards import Shard
 
     if distributed.size() > 1 and not shard:
@@ -98,8 +106,8 @@ def fit_world(
 ) -> None:
     """Fit the world model to the data; the same command goes on after an interruption."""
     folder = Run.named(run)
-    settings = shared.settings("fit-world", {"world.updates": updates}, folder.recorded_settings(folder.world))
-    path = data_path(data, folder)
+    path, recorded = data_path(data, folder), folder.recorded_settings(folder.world)
+    settings = shared.settings("fit-world", {"world.updates": updates}, recorded, recorded_environment(path))
     log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, folder.world.path)
     device = shared.torch_device()
@@ -197,6 +205,8 @@ def run(
     shared: Shared,
     run: RunName = NAME,
     data: RunDataName = None,
+    env: Env = None,
+    env_kwargs: EnvKwargs = None,
     minutes: Minutes = None,
     video: Video = False,
     workers: Workers = None,
@@ -208,8 +218,9 @@ def run(
     """All five stages in order, from random driving to the score."""
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
-    settings = shared.settings("run", recorded=recorded)
     path = data_path(data, folder)
+    there = {} if fresh else recorded_environment(path)
+    settings = shared.settings("run", {"view.env": env, "view.env_kwargs": env_kwargs}, recorded, there)
     log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, path, folder.root)
     device = shared.torch_device()
@@ -240,8 +251,9 @@ def _print_results(run: Run, report: Report) -> None:
     """What came of a run, and where it is."""
     from ..driving import POLICY
 
-    tracks, score = f"{len(report.question['tracks'])} {report.question['list']} tracks", report.summaries[POLICY]
-    console.say(f"Score: {score.mean:.0f} (95 % interval {score.low:.0f} to {score.high:.0f}), mean over {tracks}")
+    places = f"{len(report.question['tracks'])} {report.question['list']} {report.place}s"
+    score = report.summaries[POLICY]
+    console.say(f"Score: {score.mean:.0f} (95 % interval {score.low:.0f} to {score.high:.0f}), mean over {places}")
     console.say(f"Figure: {run.encodings.path / 'encodings.png'}")
     for film in sorted(run.evaluation.path.glob("drive.*")):
         console.say(f"Video: {film}")

@@ -1,34 +1,54 @@
-"""CarRacing's actions, three numbers or one of five, and what both do to the car: facts that need no simulator."""
+"""What there is to do in an environment: numbers within bounds, or one of several actions. Needs no simulator."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-ACTION_LOW = np.array([-1.0, 0.0, 0.0], dtype=np.float32)
-ACTION_HIGH = np.array([1.0, 1.0, 1.0], dtype=np.float32)
-"""Bounds of a continuous action, `[steer, gas, brake]`; steering 1 is to the right."""
-
-ACTION_NAMES = ("do nothing", "steer right", "steer left", "gas", "brake")
-"""The discrete actions of `gym.make("CarRacing-v3", continuous=False)`, by their numbers."""
-
-NOTHING, RIGHT, LEFT, GAS, BRAKE = range(len(ACTION_NAMES))
-
-_CONTROLS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (-0.6, 0.0, 0.0), (0.0, 0.2, 0.0), (0.0, 0.0, 0.8))
-"""Steering, gas and brake of each discrete action, as in gymnasium's `CarRacing.step`."""
-
 Action = NDArray[np.float32] | int
-"""A continuous action, (3,) within its bounds; or the number of a discrete one."""
+"""A continuous action, (A,) within its bounds; or the number of a discrete one, from 0."""
 
 
-def controls(action: Action) -> tuple[float, float, float]:
-    """Steering (-1 .. 1, to the right), gas and brake (0 .. 1) that an action gives the car."""
-    steer, gas, brake = _CONTROLS[action] if isinstance(action, int) else action.tolist()
-    return steer, gas, brake
+@dataclass(frozen=True)
+class Actions:
+    """The actions of an environment.
 
+    Attributes:
+        low, high: smallest and largest values as the models read them, (A,): of a discrete action's one-hot vector,
+            zeros and ones.
+        discrete: whether an action is a number in 0 .. A - 1.
+        names: of each discrete action, where they are known.
+    """
 
-def action_bounds(continuous: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Smallest and largest values of an action as the models read it: a discrete one as its one-hot vector."""
-    if continuous:
-        return tuple(ACTION_LOW.tolist()), tuple(ACTION_HIGH.tolist())
-    return (0.0,) * len(ACTION_NAMES), (1.0,) * len(ACTION_NAMES)
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    discrete: bool = False
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def one_of(cls, count: int, names: tuple[str, ...] = ()) -> Actions:
+        """So many discrete actions."""
+        return cls((0.0,) * count, (1.0,) * count, discrete=True, names=names)
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    def valid(self, action: Action) -> Action:
+        """The action as an environment may be given it: clipped to the bounds, or an int.
+
+        Raises:
+            ValueError: it is not as many finite numbers; or not one of the numbers.
+        """
+        if not self.discrete:
+            if np.shape(action) != (len(self),) or not np.isfinite(action).all():
+                raise ValueError(f"an action is {len(self)} finite numbers, not {action}")
+            clipped: NDArray[np.float32] = np.clip(
+                action, np.array(self.low, np.float32), np.array(self.high, np.float32), dtype=np.float32
+            )
+            return clipped
+        if not isinstance(action, int | np.integer) or not 0 <= action < len(self):
+            names = f" ({', '.join(f'{number} {name}' for number, name in enumerate(self.names))})" * bool(self.names)
+            raise ValueError(f"an action is a whole number from 0 to {len(self) - 1}{names}, not {action}")
+        return int(action)

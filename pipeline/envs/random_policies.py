@@ -1,30 +1,25 @@
-"""Random drivers: no policy here looks at the picture, at the simulator, or at anything else.
+"""Acting at random: no policy here looks at the picture, at the simulator, or at anything else.
 
-A driver who looks at nothing leaves the road at the first or second bend and then sees grass. What teaches a
-world model is therefore not one long drive but many short and different ones: the process is drawn anew for
-every episode, from crawling to full gas and from straight on to full lock, and the episode is stopped some
-decisions after the car has left the road.
-
-Where actions are discrete, other drivers go by the same names.
+What teaches a world model is not one long episode but many different ones: but for `uniform`, the process is drawn anew
+for every episode, and an action is held long enough to lead somewhere. CarRacing has drivers of its own.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError, did_you_mean
-from .actions import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, BRAKE, GAS, LEFT, NOTHING, RIGHT, Action
+from .actions import Action, Actions
 
 
 class RandomPolicy(ABC):
-    """A driver for one episode. Each call gives the next action: (3,) float32 `[steer, gas, brake]`, or a number.
+    """Who acts in one episode. Each call gives the next action: (A,) float32, or a number.
 
     Args:
         rng: its only source of anything; actions depend on its state alone.
@@ -37,176 +32,114 @@ class RandomPolicy(ABC):
 
     @abstractmethod
     def __call__(self) -> Action:
-        """Return the action of the next decision: within `ACTION_LOW` and `ACTION_HIGH`, or one of `ACTION_NAMES`."""
+        """Return the action of the next decision, within its bounds, or one of the numbers."""
 
 
 class Uniform(RandomPolicy):
-    """An action drawn uniformly at each decision. Gas and brake cancel: the car crawls along the road."""
+    """An action drawn uniformly at each decision."""
 
     name = "uniform"
 
-    def __call__(self) -> NDArray[np.float32]:
-        """Draw an action."""
-        return self._rng.uniform(ACTION_LOW, ACTION_HIGH).astype(np.float32)
-
-
-class Brownian(RandomPolicy):
-    """A random walk, `a' = clip(a + sqrt(1/50) N(0, 1))`, from a uniform start: that of ctallec/world-models."""
-
-    name = "brownian"
-    _STEP = math.sqrt(1 / 50)
-
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, actions: Actions) -> None:
         super().__init__(rng)
-        self._action = rng.uniform(ACTION_LOW, ACTION_HIGH)
+        self._actions = actions
 
-    def __call__(self) -> NDArray[np.float32]:
-        """Return the present action and walk on."""
-        action = self._action
-        self._action = np.clip(action + self._STEP * self._rng.normal(size=3), ACTION_LOW, ACTION_HIGH)
-        return action.astype(np.float32)
-
-
-class Smooth(RandomPolicy):
-    """Steering and gas that wander (Ornstein-Uhlenbeck processes) and some braking, anew for every episode.
-
-    Drawn for an episode, with rates and probabilities a decision:
-
-    - steering, from straight on: rate U(.05, .5) back to straight on, standard deviation .03 to .9,
-      log-uniform. Gentle steering is what reaches high speeds, hard steering what skids and comes back.
-    - gas: rate .1 to a target U(0, 1), standard deviation U(.05, .4); the target is drawn again with
-      probability .02, so that a car speeds up, coasts and speeds up.
-    - brake: begins with probability U(0, .08), at a strength U(.1, 1) (above .9 the wheels lock), ends with
-      probability 1/2. Whatever the gas.
-    """
-
-    name = "smooth"
-    _GAS_RATE, _NEW_GAS, _BRAKE_ENDS = 0.1, 0.02, 0.5
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        super().__init__(rng)
-        self._steer_rate = rng.uniform(0.05, 0.5)
-        self._steer_deviation = math.exp(rng.uniform(math.log(0.03), math.log(0.9)))
-        self._gas_deviation = rng.uniform(0.05, 0.4)
-        self._brake_begins = rng.uniform(0.0, 0.08)
-        self._steer, self._brake = 0.0, 0.0
-        self._gas = self._gas_target = rng.uniform(0.0, 1.0)
-
-    def __call__(self) -> NDArray[np.float32]:
-        """Wander on for one decision."""
-        rng = self._rng
-        self._steer = self._wander(self._steer, 0.0, self._steer_rate, self._steer_deviation)
-        if rng.random() < self._NEW_GAS:
-            self._gas_target = rng.uniform(0.0, 1.0)
-        self._gas = self._wander(self._gas, self._gas_target, self._GAS_RATE, self._gas_deviation)
-        if self._brake > 0.0 and rng.random() < self._BRAKE_ENDS:
-            self._brake = 0.0
-        elif self._brake == 0.0 and rng.random() < self._brake_begins:
-            self._brake = rng.uniform(0.1, 1.0)
-        action = np.array([self._steer, self._gas, self._brake], dtype=np.float32)
-        # What would leave the bounds stays on them: held inside, a process is not lost far outside.
-        action = np.clip(action, ACTION_LOW, ACTION_HIGH)
-        self._steer, self._gas = float(action[0]), float(action[1])
-        return action
-
-    def _wander(self, value: float, mean: float, rate: float, deviation: float) -> float:
-        """One step of the process whose stationary standard deviation is `deviation`, whatever the rate."""
-        noise = deviation * math.sqrt(1.0 - (1.0 - rate) ** 2)
-        return value + rate * (mean - value) + noise * float(self._rng.normal())
-
-
-class UniformChoice(RandomPolicy):
-    """One of the five actions drawn at each decision, each as likely. It brakes as often as it speeds up: it crawls."""
-
-    name = "uniform"
-
-    def __call__(self) -> int:
+    def __call__(self) -> Action:
         """Draw an action."""
-        return int(self._rng.integers(len(ACTION_NAMES)))
+        if self._actions.discrete:
+            return int(self._rng.integers(len(self._actions)))
+        return self._rng.uniform(self._actions.low, self._actions.high).astype(np.float32)
 
 
 class Sticky(RandomPolicy):
-    """An action drawn and held for some decisions, then another, with likelihoods drawn anew for every episode.
+    """An action drawn and held for some decisions, then another.
 
-    Drawn for an episode:
-
-    - how many decisions lie between two draws: 1 to 5 on average, log-uniform, and geometric around that.
-    - steering, as likely right as left: .02 to .6 of the draws, log-uniform. Steering that is held reaches full lock.
-    - brake: U(0, .08) of the other draws; of those left, gas: 1 - .9 u^3 with u from U(0, 1). Gas being a fifth of full
-      gas, only a car that gives little else gets fast: many do, and some crawl.
+    Drawn for an episode: how many decisions lie between two draws, 1 to 8 on average, log-uniform, and geometric around
+    that; and of discrete actions how likely each is, uniform over all likelihoods there are (a flat Dirichlet): so that
+    in some episodes nearly the same is done all the time, which leads farther than a bit of everything.
     """
 
-    name = "smooth"
+    name = "sticky"
+    _LONGEST = 8.0
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, actions: Actions) -> None:
         super().__init__(rng)
-        self._draw_again = math.exp(-rng.uniform(0.0, math.log(5.0)))
-        steer = math.exp(rng.uniform(math.log(0.02), math.log(0.6)))
-        brake = (1 - steer) * rng.uniform(0.0, 0.08)
-        gas = (1 - steer - brake) * (1 - 0.9 * rng.uniform() ** 3)
-        self._likelihoods = np.zeros(len(ACTION_NAMES))
-        self._likelihoods[[RIGHT, LEFT]] = steer / 2
-        self._likelihoods[[NOTHING, GAS, BRAKE]] = 1 - steer - brake - gas, gas, brake
+        self._actions = actions
+        self._draw_again = math.exp(-rng.uniform(0.0, math.log(self._LONGEST)))
+        self._likelihoods = rng.dirichlet(np.ones(len(actions)))
         self._action = self._draw()
 
-    def __call__(self) -> int:
+    def __call__(self) -> Action:
         """Return the present action and hold it, or draw another."""
         action = self._action
         if self._rng.random() < self._draw_again:
             self._action = self._draw()
         return action
 
-    def _draw(self) -> int:
-        return int(self._rng.choice(len(ACTION_NAMES), p=self._likelihoods))
+    def _draw(self) -> Action:
+        if self._actions.discrete:
+            return int(self._rng.choice(len(self._actions), p=self._likelihoods))
+        return self._rng.uniform(self._actions.low, self._actions.high).astype(np.float32)
 
 
-_Shares = Sequence[tuple[type[RandomPolicy], float]]
+class Smooth(RandomPolicy):
+    """Numbers that wander: an Ornstein-Uhlenbeck process for each, clipped to its bounds.
 
-_SHARES: _Shares = ((Smooth, 0.96), (Brownian, 0.03), (Uniform, 0.01))
-_DISCRETE_SHARES: _Shares = ((Sticky, 0.97), (UniformChoice, 0.03))
-"""Of the episodes of `mixture`. Drives that crawl stay on the road and last: of the decisions it is more."""
+    Drawn for an episode, on a scale on which the bounds are -1 and 1: the mean U(-.5, .5), the rate back to it .02 to
+    .5 a decision, log-uniform, and the stationary standard deviation U(.2, 1).
+    """
+
+    name = "smooth"
+
+    def __init__(self, rng: np.random.Generator, actions: Actions) -> None:
+        super().__init__(rng)
+        low, high = np.array(actions.low), np.array(actions.high)
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        self._mean = rng.uniform(-0.5, 0.5, len(actions))
+        self._rate = np.exp(rng.uniform(math.log(0.02), math.log(0.5), len(actions)))
+        deviation = rng.uniform(0.2, 1.0, len(actions))
+        self._noise = deviation * np.sqrt(1.0 - (1.0 - self._rate) ** 2)  # which makes it stationary
+        self._value = np.clip(rng.normal(self._mean, deviation), -1.0, 1.0)
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Return the present action and wander on."""
+        action = self._middle + self._half * self._value
+        pull = self._rate * (self._mean - self._value)
+        self._value = np.clip(self._value + pull + self._noise * self._rng.normal(size=len(self._value)), -1.0, 1.0)
+        return np.asarray(action, np.float32)
 
 
-def mixture(rng: np.random.Generator, shares: _Shares = _SHARES) -> RandomPolicy:
-    """Draw one of the other policies for an episode: mostly `smooth`."""
-    kinds, likelihoods = zip(*shares, strict=True)
-    return kinds[rng.choice(len(kinds), p=likelihoods)](rng)  # type: ignore[no-any-return]
+_Policies = Mapping[str, Callable[[np.random.Generator, Actions], RandomPolicy]]
 
-
-_Policies = Mapping[str, Callable[[np.random.Generator], RandomPolicy]]
-
-POLICIES: _Policies = {
-    Uniform.name: Uniform,
-    Brownian.name: Brownian,
-    Smooth.name: Smooth,
-    "mixture": mixture,
-}
+POLICIES: _Policies = {policy.name: policy for policy in (Smooth, Sticky, Uniform)}
 """By name, where actions are continuous."""
 
-DISCRETE_POLICIES: _Policies = {
-    UniformChoice.name: UniformChoice,
-    Sticky.name: Sticky,
-    "mixture": partial(mixture, shares=_DISCRETE_SHARES),
-}
-"""By name, where actions are discrete; there is nothing in between them to walk through, and no `brownian`."""
+DISCRETE_POLICIES: _Policies = {policy.name: policy for policy in (Sticky, Uniform)}
+"""By name, where actions are discrete."""
+
+_SHARES = {Smooth.name: 0.6, Sticky.name: 0.3, Uniform.name: 0.1}
+_DISCRETE_SHARES = {Sticky.name: 0.8, Uniform.name: 0.2}
+"""Of the episodes of `mixture`."""
 
 
-def make_policy(name: str, rng: np.random.Generator, *, continuous: bool = True) -> RandomPolicy:
-    """Make the random driver of one episode.
+def make_policy(name: str, rng: np.random.Generator, actions: Actions) -> RandomPolicy:
+    """Who acts at random in one episode.
 
     Args:
-        name: one of `POLICIES`, or of `DISCRETE_POLICIES`.
+        name: one of `POLICIES`, or of `DISCRETE_POLICIES`; or "mixture", for each episode one of them.
         rng: source of the policy's own parameters and of its actions.
-        continuous: which of the two.
+        actions: what there is to do.
 
     Returns:
-        A policy; its `name` is that of the process drawn, for `mixture` too.
+        A policy; its `name` is that of the process drawn, for "mixture" too.
 
     Raises:
         UsageError: there is no policy of that name for such actions.
     """
-    policies = POLICIES if continuous else DISCRETE_POLICIES
+    policies, shares = (DISCRETE_POLICIES, _DISCRETE_SHARES) if actions.discrete else (POLICIES, _SHARES)
+    if name == "mixture":
+        name = str(rng.choice(list(shares), p=list(shares.values())))
     if name not in policies:
-        kind = "" if continuous else " of discrete actions"
-        raise UsageError(f"There is no random policy '{name}'{kind}{did_you_mean(name, policies)}")
-    return policies[name](rng)
+        kind, names = "discrete" if actions.discrete else "continuous", {*policies, "mixture"}
+        raise UsageError(f"There is no random policy '{name}' of {kind} actions{did_you_mean(name, names)}")
+    return policies[name](rng, actions)

@@ -1,4 +1,4 @@
-"""Track seeds. A seed given to `AgentView.reset` makes always the same track.
+"""Seeds of episodes. A seed given to `AgentView.reset` makes always the same episode; of CarRacing, the same track.
 
 Three sets that cannot meet, by their ranges: what is learned from, what is chosen by, what is reported.
 """

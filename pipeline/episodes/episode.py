@@ -1,4 +1,4 @@
-"""Recorded driving as values: an episode at rest, and a batch of rows in flight to the models."""
+"""What was recorded as values: an episode at rest, and a batch of rows in flight to the models."""
 
 from __future__ import annotations
 
@@ -17,40 +17,23 @@ if TYPE_CHECKING:
 COLUMNS = ("actions", "rewards", "terminations", "truncations")
 """The arrays of `Decisions` beside its infos."""
 
-INFO_TYPES: dict[str, np.dtype[Any]] = {
-    "speed": np.dtype(np.float32),
-    "on_road": np.dtype(np.uint8),
-    "tiles": np.dtype(np.int32),
-    "lap_finished": np.dtype(np.bool_),
-}
-"""What is kept of the simulator's state for each decision, for tables and tests; no model ever sees it."""
-
-TRUTH_TYPES: dict[str, np.dtype[Any]] = {"yaw_rate": np.dtype(np.float32), "track_offset": np.dtype(np.float32)}
-"""What is kept beside that where it was asked for (`collect.truth`), for probes; no model ever sees this either."""
-
-
-def info_types(truth: bool) -> dict[str, np.dtype[Any]]:
-    """Names and types of an episode's infos, with or without the truth."""
-    return INFO_TYPES | TRUTH_TYPES if truth else INFO_TYPES
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Decisions:
     """An episode without its pictures. T decisions; each array has one entry a decision, and T >= 1.
 
     Attributes:
-        actions: (T, A) float32, the environment's own `[steer, gas, brake]`, or (T,) int64, the numbers of discrete
-            ones; action t was chosen at observation t and led to observation t + 1.
+        actions: (T, A) float32, the environment's own such as `[steer, gas, brake]`, or (T,) int64, the numbers of
+            discrete ones; action t was chosen at observation t and led to observation t + 1.
         rewards: (T,) float32; reward t is what came of action t, and arrived with observation t + 1.
         terminations: (T,) bool; the episode ended for good. Only the last can be True.
-        truncations: (T,) bool; the recording stopped there, although driving could have gone on. Only the last
+        truncations: (T,) bool; the recording stopped there, although the episode could have gone on. Only the last
             can be True, and is just where `terminations[-1]` is not.
-        infos: an array (T,) for each name in `INFO_TYPES`, as it was after the action: `speed` (units/s), `on_road`
-            (wheels, 0 to 4), `tiles` (visited so far), `lap_finished`; and either none or all of `TRUTH_TYPES`, see
-            `Truth` of `envs.view`.
-        seed: of the track.
-        policy: the random process that drove.
-        track_tiles: tiles that make a lap.
+        infos: an array (T,) for each name that the adapter gives (`envs.adapter.Adapter.infos`), in that order, as it
+            was after the action; none where it gives none.
+        seed: of the episode; of CarRacing, of its track.
+        policy: the random process that acted.
+        track_tiles: tiles that make a lap; 0 where there is no track.
     """
 
     actions: NDArray[np.float32] | NDArray[np.int64]
@@ -60,21 +43,19 @@ class Decisions:
     infos: dict[str, NDArray[Any]]
     seed: int
     policy: str
-    track_tiles: int
+    track_tiles: int = 0
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
         if steps < 1:
             raise ValueError("an episode has at least one decision")
-        if set(self.infos) != set(self.info_types):
-            raise ValueError(f"infos are {', '.join(self.info_types)}, not {', '.join(self.infos)}")
         discrete = self.actions.ndim == 1
         _check("actions", self.actions, np.int64 if discrete else np.float32, (steps, *self.actions.shape[1:2]))
         _check("rewards", self.rewards, np.float32, (steps,))
         _check("terminations", self.terminations, np.bool_, (steps,))
         _check("truncations", self.truncations, np.bool_, (steps,))
-        for name, dtype in self.info_types.items():
-            _check(name, self.infos[name], dtype, (steps,))
+        for name, array in self.infos.items():
+            _check(name, array, array.dtype, (steps,))
         if not (np.isfinite(self.actions).all() and np.isfinite(self.rewards).all()):
             raise ValueError("actions and rewards are finite numbers")
         if discrete and (self.actions < 0).any():
@@ -89,7 +70,7 @@ class Decisions:
     @property
     def info_types(self) -> dict[str, np.dtype[Any]]:
         """Names and types of its infos."""
-        return info_types(not TRUTH_TYPES.keys().isdisjoint(self.infos))
+        return {name: array.dtype for name, array in self.infos.items()}
 
     @property
     def score(self) -> float:
@@ -120,7 +101,7 @@ class Episode(Decisions):
         facts = {"seed": self.seed, "policy": self.policy, "track_tiles": self.track_tiles}
         result = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         columns = {name: getattr(self, name) for name in ("observations", *COLUMNS)}
-        for name, array in (columns | {name: self.infos[name] for name in self.info_types}).items():
+        for name, array in (columns | self.infos).items():
             result.update(f"{name} {array.dtype.str} {array.shape}".encode())
             result.update(np.ascontiguousarray(array).data)
         return result.hexdigest()

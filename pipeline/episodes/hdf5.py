@@ -5,7 +5,7 @@
         actions                       (T, A) float32, or discrete ones (T,) int64
         rewards                       (T,) float32
         terminations, truncations     (T,) bool
-        infos/                        (T,) each: speed, on_road, tiles, lap_finished; on request yaw_rate, track_offset
+        infos/                        (T,) each: what the environment's adapter gives, see docs/data.md
 
 A data file may come from a stranger, and HDF5 can point outside itself in three ways (soft and external links,
 external storage, virtual datasets), name plug-ins as filters, declare terabytes in a kilobyte, and unfold into them.
@@ -20,8 +20,8 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..reading import require_file
-from .episode import COLUMNS, Decisions, Episode, info_types
+from .episode import COLUMNS, Decisions, Episode
 
 _CHUNK = 16  # pictures; the best of 1, 16, 50 and whole episodes for reading short windows
 _MAX_EPISODE_BYTES = 2**31  # 43,000 pictures of 128 x 128: more than forty times the longest lap
@@ -71,13 +71,13 @@ class Shapes:
         action: numbers in an action, A; of discrete ones, how many there are to choose from.
         size: height and width of a picture, S.
         discrete: whether an action is a single number in 0 .. A - 1.
-        truth: whether the infos hold `TRUTH_TYPES` too.
+        infos: names and types of the infos, in their order.
     """
 
     action: int
     size: int
     discrete: bool = False
-    truth: bool = False
+    infos: Mapping[str, np.dtype[Any]] = field(default_factory=dict)
 
     def fit(self, actions: NDArray[Any]) -> bool:
         """Whether an episode's actions are such actions."""
@@ -266,15 +266,14 @@ def _arrays(group: h5py.Group, entry: Entry, shapes: Shapes) -> tuple[dict[str, 
     """Open all arrays of an episode, and its infos, and make sure that there is nothing else."""
     schema = _schema(entry, shapes)
     infos = _open(group, "infos", h5py.Group)
-    types = info_types(shapes.truth)
-    for holder, names in ((group, {*schema, "infos"}), (infos, {*types})):
+    for holder, names in ((group, {*schema, "infos"}), (infos, {*shapes.infos})):
         if set(holder) != names:
             raise ForeignError(f"{holder.name} does not hold just {', '.join(sorted(names))}")
     if h5py.h5a.get_num_attrs(infos.id):
         raise ForeignError(f"{infos.name} has attributes")
     return (
         {name: _array(group, name, dtype, shape) for name, (dtype, shape) in schema.items()},
-        {name: _array(infos, name, dtype, (entry.steps,)) for name, dtype in types.items()},
+        {name: _array(infos, name, dtype, (entry.steps,)) for name, dtype in shapes.infos.items()},
     )
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, ValidationError
 
 from ..artifacts import write_text
-from ..config import RandomPolicyName, Section, Settings, ViewSettings, describe, flatten
-from ..envs.actions import action_bounds
-from ..errors import StageError
+from ..config import CAR_RACING, RandomPolicyName, Section, Settings, ViewSettings, describe, flatten
+from ..envs import adapter_of
+from ..envs.adapter import MOST_ACTIONS
+from ..errors import StageError, UsageError
 from ..reading import read_json
 
 FORMAT: Final = 1
@@ -37,25 +38,28 @@ class View(Section):
     """How the agent saw the environment, and what it could do.
 
     Attributes:
+        env_kwargs: arguments of the environment, a JSON object; None for none.
         action_repeat: environment steps for which an action was held.
+        time_limit: environment steps after which an episode was cut off; None for the environment's own limit.
         size: height and width of an observation, pixels.
-        resize: how the picture was made smaller.
+        grey: True where the observations have no colours, else None.
+        resize: what picture was made smaller, and how.
         continuous: whether an action is several numbers; else it is the number of one of several actions.
         action_low: smallest action; of a discrete one's one-hot vector, zeros.
         action_high: largest action; of a discrete one's one-hot vector, ones.
+        action_names: of discrete actions; None where they are not known, or the environment's adapter knows them.
     """
 
+    env_kwargs: str | None = Field(None, max_length=2000)
     action_repeat: int = Field(ge=1, le=1000)
+    time_limit: int | None = Field(None, ge=1, le=1_000_000)
     size: int = Field(ge=1, le=1024)
+    grey: Literal[True] | None = None
     resize: str = Field("cv2.INTER_AREA of the 96x96 picture", max_length=200)
     continuous: bool = True
-    action_low: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=64)
-    action_high: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=64)
-
-    @property
-    def settings(self) -> ViewSettings:
-        """The settings that ask for this view."""
-        return ViewSettings(action_repeat=self.action_repeat, size=self.size, continuous=self.continuous)
+    action_low: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=MOST_ACTIONS)
+    action_high: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=MOST_ACTIONS)
+    action_names: tuple[str, ...] | None = Field(None, max_length=MOST_ACTIONS)
 
 
 class Origin(Section):
@@ -64,20 +68,22 @@ class Origin(Section):
     Attributes:
         format: version of the data format.
         environment: gymnasium's name of it.
-        gymnasium: its version; the text in the picture differs between versions.
+        gymnasium: its version; the text in CarRacing's picture differs between versions.
+        simulator: name and version of the package beside it that the environment comes from; None for gymnasium alone.
         view: how the agent saw it.
-        policy: the random process that drove, `CollectSettings.policy`; or `PLAYED`.
+        policy: the random process that acted, `CollectSettings.policy`; or `PLAYED`.
         patience: see `CollectSettings.patience`.
         limit: see `CollectSettings.limit`.
-        seed: of tracks and drivers.
+        seed: of episodes and random policies.
         alignment: which action and reward belong to which observation, in words.
         shard: which part of a data set it is, such as "2/8" (see `shards`); None for a whole.
         truth: True where `CollectSettings.truth` was asked for, else None.
     """
 
     format: Literal[1] = FORMAT
-    environment: str = Field("CarRacing-v3", max_length=200)
+    environment: str = Field(CAR_RACING, max_length=200)
     gymnasium: str = Field(max_length=200)
+    simulator: str | None = Field(None, max_length=200)
     view: View
     policy: Literal[RandomPolicyName, "played"]
     patience: int = Field(ge=1, le=1000)
@@ -94,10 +100,30 @@ class Origin(Section):
     @classmethod
     def of(cls, settings: Settings, shard: str | None = None) -> Self:
         """The origin of data, or of a shard of them, collected here and now with these settings."""
-        low, high = action_bounds(settings.view.continuous)
+        adapter = adapter_of(settings.view.env)
+        described = adapter.describe(settings.view)
+        view, actions = described.view, described.actions
+        package = adapter.package
+        if settings.collect.truth and not adapter.truth_types:
+            raise UsageError(
+                f"There is no truth of {view.env} to record beside what is seen of it; leave collect.truth out"
+            )
         return cls(
+            environment=view.env,
             gymnasium=importlib.metadata.version("gymnasium"),
-            view=View(**settings.view.model_dump(), action_low=low, action_high=high),
+            simulator=f"{package} {importlib.metadata.version(package)}" if package else None,
+            view=View(
+                env_kwargs=view.env_kwargs if view.arguments else None,
+                action_repeat=view.action_repeat,
+                time_limit=view.time_limit or None,
+                size=view.size,
+                grey=view.grey or None,
+                resize=f"cv2.INTER_AREA of {described.picture}",
+                continuous=view.continuous,
+                action_low=actions.low,
+                action_high=actions.high,
+                action_names=(actions.names or None) if view.env != CAR_RACING else None,
+            ),
             policy=settings.collect.policy,
             patience=settings.collect.patience,
             limit=settings.collect.limit,
@@ -105,6 +131,33 @@ class Origin(Section):
             shard=shard,
             truth=settings.collect.truth or None,
         )
+
+    @property
+    def view_settings(self) -> ViewSettings:
+        """The settings that ask for this view of this environment."""
+        view = self.view
+        return ViewSettings(
+            env=self.environment,
+            env_kwargs=view.env_kwargs or "{}",
+            action_repeat=view.action_repeat,
+            time_limit=view.time_limit or 0,
+            size=view.size,
+            grey=bool(view.grey),
+            continuous=view.continuous,
+        )
+
+    @property
+    def infos(self) -> dict[str, np.dtype[Any]]:
+        """Names and types of the infos of every episode, in their order."""
+        return adapter_of(self.environment).infos(bool(self.truth))
+
+    @property
+    def outlook(self) -> str:
+        """What is seen and done, in words."""
+        view = self.view
+        seen = f"{'grey ' * bool(view.grey)}pictures of {view.size}x{view.size} from {view.resize.partition(' of ')[2]}"
+        done = f"{len(view.action_low)} {'numbers' if view.continuous else 'actions to choose from'}"
+        return f"{seen}; {done}, held for {view.action_repeat} environment step{'s' * (view.action_repeat > 1)}"
 
     def difference(self, other: Origin) -> str | None:
         """What this one has first that `other` has not, such as "policy 'smooth', not 'mixture'"; None if nothing."""
@@ -144,9 +197,9 @@ def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: 
         "total_episodes": episodes,
         "total_steps": steps,
         "dataset_size": round(megabytes, 1),
-        "algorithm_name": "played" if origin.policy == PLAYED else f"random driving ({origin.policy})",
+        "algorithm_name": _algorithm(origin),
         "dreamer": origin.model_dump(mode="json", exclude_none=True),
-        "env_spec": _environment_spec(origin),
+        **_environment_spec(origin),
         "action_space": _action_space(origin.view),
         "observation_space": _box(np.full(picture, 0, np.uint8), np.full(picture, 255, np.uint8)),
     }
@@ -175,14 +228,25 @@ def read_origin(path: Path) -> Origin:
     return origin
 
 
-def _environment_spec(origin: Origin) -> str:
-    """The stock environment, from which Minari's `recover_environment` makes one."""
+def _algorithm(origin: Origin) -> str:
+    """What acted, in words."""
+    if origin.policy == PLAYED:
+        return PLAYED
+    return f"random {'driving' if origin.environment == CAR_RACING else 'actions'} ({origin.policy})"
+
+
+def _environment_spec(origin: Origin) -> dict[str, str]:
+    """The stock environment, from which Minari's `recover_environment` makes one; nothing where it cannot be told."""
     import gymnasium
 
-    spec = gymnasium.spec(origin.environment)
-    if not origin.view.continuous:
-        spec = replace(spec, kwargs={**spec.kwargs, "continuous": False})
-    return spec.to_json()
+    arguments = json.loads(origin.view.env_kwargs or "{}")
+    if origin.environment == CAR_RACING and not origin.view.continuous:
+        arguments |= {"continuous": False}
+    try:
+        spec = gymnasium.spec(origin.environment.rpartition(":")[2])
+        return {"env_spec": replace(spec, kwargs={**spec.kwargs, **arguments}).to_json()}
+    except (gymnasium.error.Error, ValueError, TypeError):  # not known here, or made by what is no text
+        return {}
 
 
 def _action_space(view: View) -> str:

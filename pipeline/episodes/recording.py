@@ -1,25 +1,27 @@
-"""Random driving, recorded: an episode of a data set as a function of the settings and its number."""
+"""Acting at random, recorded: an episode of a data set as a function of the settings and its number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Settings
+from ..envs import adapter_of, kept_view
 from ..envs.actions import Action
-from ..envs.random_policies import RandomPolicy, make_policy
+from ..envs.random_policies import RandomPolicy
 from ..envs.tracks import episode_seed
-from ..envs.truth import Truth
-from ..envs.view import AgentView, Step, kept_view
+from ..envs.view import AgentView, Step
 from ..randomness import Stream, numpy_stream
-from .episode import INFO_TYPES, TRUTH_TYPES, Episode
+from .episode import Episode
 
 
 def record_episode(settings: Settings, number: int) -> Episode:
-    """Record an episode of random driving.
+    """Record an episode of acting at random.
 
     Args:
         settings: `seed`, `view` and `collect` count.
@@ -28,9 +30,9 @@ def record_episode(settings: Settings, number: int) -> Episode:
     Returns:
         The episode; the same for the same arguments, in whatever process.
     """
-    view = kept_view(**settings.view.model_dump())
+    view = kept_view(settings.view)
     rng = numpy_stream(settings.seed, Stream.RANDOM_POLICY, number)
-    policy = make_policy(settings.collect.policy, rng, continuous=settings.view.continuous)
+    policy = adapter_of(settings.view.env).random_policy(settings.collect.policy, rng, view.actions)
     seed = episode_seed(settings.seed, number)
     wanted = settings.collect
     return record(view, policy, seed, patience=wanted.patience, limit=wanted.limit, truth=wanted.truth)
@@ -44,15 +46,15 @@ def use_one_thread() -> None:
 def record(
     view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, limit: int, truth: bool = False
 ) -> Episode:
-    """Drive an episode and record it.
+    """Act for an episode and record it.
 
-    It ends with the environment's episode, or is cut short: when all wheels have been off the road for `patience`
+    It ends with the environment's episode, or is cut short: when it has been lost (see `Step`) for `patience`
     decisions in a row, or after `limit` decisions. What is cut short is truncated, not terminated.
 
     Args:
         view: the environment.
         policy: asked once a decision; it sees nothing.
-        seed: of the track.
+        seed: of the episode.
         patience: decisions, at least 1.
         limit: decisions, at least 1.
         truth: keep what `AgentView.truth` says too.
@@ -61,54 +63,50 @@ def record(
         The episode.
     """
     observations, actions, steps = [view.reset(seed)], [], []
-    truths: list[Truth] = []
-    off_road = 0
+    lost = 0
     over = False
     while not over:
         actions.append(policy())
         step = view.step(actions[-1])
+        if truth:
+            step = replace(step, infos={**step.infos, **view.truth})
         steps.append(step)
         observations.append(step.observation)
-        if truth:
-            truths.append(view.truth)
-        off_road = 0 if step.on_road else off_road + 1
-        over = step.terminated or step.truncated or off_road >= patience or len(steps) >= limit
-    return as_episode(observations, actions, steps, truths, seed=seed, policy=policy.name, track_tiles=view.track_tiles)
+        lost = lost + 1 if step.lost else 0
+        over = step.terminated or step.truncated or lost >= patience or len(steps) >= limit
+    infos = adapter_of(view.settings.env).infos(truth)
+    tiles = view.track_tiles
+    return as_episode(observations, actions, steps, infos, seed=seed, policy=policy.name, track_tiles=tiles)
 
 
 def as_episode(
     observations: Sequence[NDArray[np.uint8]],
     actions: Sequence[Action],
     steps: Sequence[Step],
-    truths: Sequence[Truth] = (),
+    infos: Mapping[str, np.dtype[Any]],
     *,
     seed: int,
     policy: str,
     track_tiles: int,
 ) -> Episode:
-    """The episode of a drive that is over; where the environment's did not end, it is truncated.
+    """The episode that is over; where the environment's did not end, it is truncated.
 
     Args:
         observations: T + 1 pictures, (3, S, S).
         actions, steps: T decisions, and what came of each.
-        truths: one for each step, or none at all.
+        infos: names and types of what to keep of the steps' own.
         seed, policy, track_tiles: see `Decisions`.
     """
     terminations = np.array([step.terminated for step in steps])
     truncations = np.zeros_like(terminations)
     truncations[-1] = not terminations[-1]
-    infos = {name: np.array([getattr(step, name) for step in steps], dtype) for name, dtype in INFO_TYPES.items()}
-    if truths:
-        infos |= {
-            name: np.array([getattr(truth, name) for truth in truths], dtype) for name, dtype in TRUTH_TYPES.items()
-        }
     return Episode(
         observations=np.stack(observations),
         actions=_as_array(actions),
         rewards=np.array([step.reward for step in steps], np.float32),
         terminations=terminations,
         truncations=truncations,
-        infos=infos,
+        infos={name: np.array([step.infos[name] for step in steps], dtype) for name, dtype in infos.items()},
         seed=seed,
         policy=policy,
         track_tiles=track_tiles,

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..artifacts import atomic_path, remove_partial
-from ..config import ViewSettings, describe
+from ..config import CAR_RACING, ViewSettings, describe
 from ..errors import StageError
 from ..locks import Lock
 from . import hdf5
-from .episode import Decisions, Episode, info_types
+from .episode import Decisions, Episode
 from .hdf5 import Entry, ForeignError, Shapes
 from .metadata import ForeignDataError, Origin, View, read_origin, write_metadata
 
@@ -156,7 +156,7 @@ class EpisodeStore:
     def view_settings(self) -> ViewSettings:
         """The settings that ask for this view. Raises StageError where no model here can have it."""
         try:
-            return self.view.settings
+            return self.origin.view_settings
         except ValidationError as error:
             raise StageError(
                 f"{self.path}: no world model here has such a view (view.{describe(error)}); use another --data"
@@ -168,9 +168,11 @@ class EpisodeStore:
         recorded, here = self.origin.gymnasium, version("gymnasium")
         if recorded == here:
             return None
+        env = self.origin.environment
+        differ = "pictures differ in the text" if env == CAR_RACING else f"{env} may differ"
         return (
-            f"{self.path} was recorded with gymnasium {recorded}, here is {here}; their pictures differ in the text, "
-            "so a policy would drive in others than it has learned from"
+            f"{self.path} was recorded with gymnasium {recorded}, here is {here}; their {differ}, "
+            "so a policy would not act in what it has learned from"
         )
 
     @property
@@ -239,7 +241,8 @@ class EpisodeWriter:
     def append(self, episode: Episode) -> None:
         """Add an episode; it is on disk when this returns. Raises ValueError where it does not fit the others."""
         shapes, size = _shapes(self.origin), episode.observations.shape[-1]
-        if size != shapes.size or not shapes.fit(episode.actions) or episode.info_types != info_types(shapes.truth):
+        alike = list(episode.info_types.items()) == list(shapes.infos.items())
+        if size != shapes.size or not shapes.fit(episode.actions) or not alike:
             actions = f"{episode.actions.dtype} actions {episode.actions.shape}, infos {', '.join(episode.infos)}"
             raise ValueError(f"the data set holds {shapes}, the episode has {actions} and pictures of size {size}")
         index = len(self)
@@ -309,7 +312,8 @@ def _read(path: Path, file: h5py.File, index: int, entry: Entry, shapes: Shapes)
 
 def _shapes(origin: Origin) -> Shapes:
     view = origin.view
-    return Shapes(action=len(view.action_low), size=view.size, discrete=not view.continuous, truth=bool(origin.truth))
+    width, discrete = len(view.action_low), not view.continuous
+    return Shapes(action=width, size=view.size, discrete=discrete, infos=origin.infos)
 
 
 def _pending_path(path: Path, index: int) -> Path:

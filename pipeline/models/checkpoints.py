@@ -74,11 +74,13 @@ def build_world(settings: ModelSettings, interface: Interface) -> WorldModel:
 
 def save_world(path: Path, model: WorldModel, interface: Interface) -> None:
     """Write the world model's weights atomically."""
+    view = interface.view
+    always = {name: getattr(view, name) for name in ("action_repeat", "size", "continuous")}
     header = {
         "format": FORMAT,
         "kind": "world",
         "model": model.settings.model_dump(),
-        "view": interface.view.model_dump(),
+        "view": always | view.model_dump(exclude_defaults=True),  # of CarRacing as it comes, what there always was
         "low": interface.low,
         "high": interface.high,
     }

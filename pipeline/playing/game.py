@@ -18,8 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..envs.actions import BRAKE, GAS, LEFT, NOTHING, RIGHT, Action
-from ..envs.view import AgentView, Step
+from ..config import CAR_RACING
+from ..envs.actions import Action
+from ..envs.car_racing.actions import BRAKE, GAS, LEFT, NOTHING, RIGHT
+from ..envs.view import AgentView, Gauge, Step
 from ..models.dynamics import Latent
 from .mind import Judgement, Mind
 
@@ -136,6 +138,7 @@ class Game:
     Attributes:
         world: DREAM or REAL: where the next decision is taken.
         driver: HUMAN or POLICY: who takes it.
+        keyed: whether a human can: keys are for CarRacing alone.
         now: the present moment.
         moments, ends: all moments, and the last one of each branch.
         track_tiles: tiles of the track, by the first moment of each real drive.
@@ -165,7 +168,8 @@ class Game:
         self._single = False
         self._simulated: Moment | None = None  # where the real environment stands
         self.track_tiles: dict[Moment, int] = {}
-        self.world, self.driver = world, HUMAN
+        self.keyed = mind.world.interface.view.env == CAR_RACING
+        self.world, self.driver = world, HUMAN if self.keyed else POLICY
         self.paused = self.help = self.over = False
         self.moments: list[Moment] = []
         self.ends: list[Moment] = []
@@ -193,7 +197,7 @@ class Game:
             case Command.SWITCH:
                 self._switch()
             case Command.DRIVER:
-                self.driver = POLICY if self.driver == HUMAN and self.mind.actor else HUMAN
+                self._change_driver()
             case Command.PAUSE:
                 self.paused = not self.paused
             case Command.STEP:
@@ -217,6 +221,13 @@ class Game:
         while following.after:
             following = following.after
         return self.ends.index(following) + 1
+
+    def gauges(self) -> list[Gauge]:
+        """What the latest action looks like, at most three instruments; of more, those that are not at 0."""
+        if self.now.action is None:
+            return []
+        gauges = self._view.gauges(self.now.action, None)
+        return (gauges if len(gauges) <= 3 else [gauge for gauge in gauges if gauge.value])[:3]
 
     def real_drives(self) -> list[list[Moment]]:
         """All real drives, each from its first moment to its last; those of one track may begin alike."""
@@ -275,6 +286,12 @@ class Game:
         for earlier in rest:
             assert earlier.action is not None
             self._view.step(earlier.action)
+
+    def _change_driver(self) -> None:
+        if self.driver == HUMAN and self.mind.actor:
+            self.driver = POLICY
+        elif self.keyed:
+            self.driver = HUMAN
 
     def _switch(self) -> None:
         """To the dream, from here on; or back to where the real drive was left, or to a new one."""

@@ -6,18 +6,20 @@ import itertools
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from .. import console
 from ..artifacts import Run
-from ..config import Settings
+from ..config import CAR_RACING, Settings
 from ..dream_env import recorded_states
+from ..envs import adapter_of
 from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS, episode_seed
-from ..envs.view import AgentView
 from ..episodes.episode import Episode
 from ..episodes.metadata import PLAYED, Origin
 from ..episodes.recording import as_episode
@@ -54,7 +56,7 @@ def play(
         script: played without a window.
         real: begin in the real environment.
         track: of all real drives; else each has another.
-        speed: 1 is the car's own.
+        speed: 1 is the environment's own.
         record: folder of the data set that the real drives go to, made where it is missing.
         film: a film of what was to be seen, to write; must not exist.
 
@@ -63,7 +65,7 @@ def play(
 
     Raises:
         StageError: the world model is missing or damaged, or the data set does not go with it.
-        UsageError: the film exists, or a track that is reported on would be recorded.
+        UsageError: the film exists, or a track that is reported on would be recorded, or there is nobody to act.
         DreamerError: there is no display for a window.
     """
     if film and film.exists():
@@ -72,15 +74,18 @@ def play(
         raise UsageError(f"Track {track} is for evaluation and must not be learned from; record on another --track")
     mind = open_mind(run, device, settings.seed)
     view = mind.world.interface.view
-    settings = settings.model_copy(update={"view": view})
+    if view.env != CAR_RACING and mind.actor is None:
+        raise UsageError(f"There are no keys to act in {view.env} by, and no policy to act; run `{run.policy.command}`")
+    plain = settings.collect.model_copy(update={"truth": False})  # no game keeps it
+    settings = settings.model_copy(update={"view": view, "collect": plain})
     with _recorder(record, settings) as writer:
         numbers = itertools.count(len(writer) if writer else 0)
         tracks = itertools.repeat(track) if track is not None else (episode_seed(settings.seed, n) for n in numbers)
-        with AgentView(**view.model_dump()) as simulator:
+        with adapter_of(view.env).open(view) as simulator:
             starts = recorded_states(mind.world, data, settings.seed) if EpisodeStore.has_episodes(data) else None
             game = Game(mind, simulator, tracks, starts, REAL if real else DREAM, settings.seed)
             try:
-                _play(game, script, speed * 50 / view.action_repeat, film)
+                _play(game, script, speed * simulator.steps_a_second / view.action_repeat, film)
             finally:
                 _keep(game, writer)
     _report(game)
@@ -142,7 +147,7 @@ def _recorder(path: Path | None, settings: Settings) -> Iterator[EpisodeWriter |
     if path is None:
         yield None
         return
-    origin = Origin.of(settings).model_copy(update={"policy": PLAYED, "truth": None})
+    origin = Origin.of(settings).model_copy(update={"policy": PLAYED})
     writer = EpisodeStore.extend(path) if EpisodeStore.exists(path) else EpisodeStore.create(path, origin)
     try:
         writer.origin.require(origin, path)
@@ -159,21 +164,21 @@ def _keep(game: Game, writer: EpisodeWriter | None) -> None:
         return
     drives = game.real_drives()
     for drive in drives:
-        writer.append(_episode(drive, game.track_tiles[drive[0]]))
+        writer.append(_episode(drive, writer.origin.infos, game.track_tiles[drive[0]]))
     if drives:
         console.say(f"{writer.path} has {len(drives)} more drives, {len(writer)} in all")
     else:
         console.warn("Nothing was recorded: a data set holds real drives alone; --film shows dreams too")
 
 
-def _episode(drive: Sequence[Moment], track_tiles: int) -> Episode:
+def _episode(drive: Sequence[Moment], infos: Mapping[str, np.dtype[Any]], track_tiles: int) -> Episode:
     """A real drive as an episode."""
     first, *rest = drive
     assert first.track is not None
     actions = [moment.action for moment in rest if moment.action is not None]
     steps = [moment.step for moment in rest if moment.step is not None]
     pictures = [moment.picture for moment in drive]
-    return as_episode(pictures, actions, steps, seed=first.track, policy=PLAYED, track_tiles=track_tiles)
+    return as_episode(pictures, actions, steps, infos, seed=first.track, policy=PLAYED, track_tiles=track_tiles)
 
 
 def _report(game: Game) -> None:

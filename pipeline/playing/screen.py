@@ -18,7 +18,6 @@ import numpy as np
 import pygame
 from numpy.typing import NDArray
 
-from ..envs.actions import controls
 from .game import DREAM, HELP, HUMAN, Command, Game
 from .mind import AHEAD
 
@@ -74,16 +73,15 @@ class Screen:
         self._bar(112, "predicted reward", now.said.reward, _FULL_REWARD)
         self._bar(152, f"value, {AHEAD} decisions ahead", now.said.value, _FULL_VALUE)
         self._bar(192, "chance that it goes on", now.said.goes_on, 1.0, "{:.0%}")
-        steer, gas, brake = controls(now.action) if now.action is not None else (0.0, 0.0, 0.0)
-        self._bar(240, "steering", steer, 1.0, "{:+.2f}", centred=True)
-        self._bar(280, "gas", gas, 1.0, "{:.2f}")
-        self._bar(320, "brake", brake, 1.0, "{:.2f}")
+        for row, gauge in enumerate(game.gauges()):
+            form = "{:+.2f}" if gauge.signed else "{:.2f}"
+            self._bar(240 + 40 * row, gauge.name.lower(), gauge.value, 1.0, gauge.text or form, centred=gauge.signed)
         if now.world != DREAM:
             self._text("what the model makes of it", (_LEFT, 364), 20, _FAINT)
             self._picture(game.mind.picture(now.latent), (_LEFT, 384), _SMALL)
         self._text("H: keys", (_LEFT + 160, SIZE[1] - 40), 20, _FAINT)
         if game.help:
-            self._help()
+            self._help(game)
 
     def frame(self) -> NDArray[np.uint8]:
         """What was drawn, (height, width, 3) uint8."""
@@ -110,12 +108,12 @@ class Screen:
         colour = _STEER if centred else _UP if share >= 0 else _DOWN
         pygame.draw.rect(self.surface, colour, (start, top + 16, length, 10))
 
-    def _help(self) -> None:
+    def _help(self, game: Game) -> None:
         """The keys, over the picture."""
         shade = pygame.Surface((_WORLD, _WORLD), pygame.SRCALPHA)
         shade.fill((*_BACKGROUND, 215))
         self.surface.blit(shade, (_MARGIN, _MARGIN))
-        lines = {"ARROWS": "steer, gas and brake; or W A S D"}
+        lines = {"ARROWS": "steer, gas and brake; or W A S D"} if game.keyed else {}
         lines |= {key: HELP[command] for command, key in KEYS.items()}
         for row, (key, meaning) in enumerate(lines.items()):
             self._text(key, (_MARGIN + 32, 72 + 38 * row), 24, _COLOURS["real"])

@@ -1,4 +1,4 @@
-"""`dreamer collect`: record random driving with several processes into one data set.
+"""`dreamer collect`: record random actions with several processes into one data set.
 
 Episode i depends on the settings and i alone, and the data set ends with the first episode that brings it to the
 decisions asked for. So it is the same with any number of workers, and however often collecting was interrupted.
@@ -6,14 +6,19 @@ decisions asked for. So it is the same with any number of workers, and however o
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from .. import console
 from ..artifacts import check_name
-from ..config import Settings
+from ..config import Settings, validate
+from ..envs import adapter_of
+from ..envs.actions import Actions
 from ..episodes.metadata import Origin
 from ..episodes.recording import record_episode, use_one_thread
 from ..episodes.shards import Shard, open_shards, take_over
@@ -33,7 +38,7 @@ def collect(
     shard: Shard | None = None,
     merge: int = 0,
 ) -> Path:
-    """Record random driving until the data set has `settings.collect.decisions`; nothing where it has them.
+    """Record random actions until the data set has `settings.collect.decisions`; nothing where it has them.
 
     Ends with a table of what the data cover, and warnings where they are poor.
 
@@ -58,7 +63,10 @@ def collect(
     """
     path = root / check_name(shard.name(name) if shard else name, "data set")
     origin = Origin.of(settings, str(shard) if shard else None)
+    settings = validate(settings.model_dump() | {"view": origin.view_settings})  # which knows the kind of its actions
+    _check_policy(settings, origin)
     wanted = shard.decisions(settings.collect.decisions) if shard else settings.collect.decisions
+    console.say(f"{origin.environment}: {origin.outlook}")
     with open_shards(path, merge, origin) as shards, _writer(origin, path, fresh) as writer:
         take_over(writer, shards, wanted)
         if writer.steps >= wanted:
@@ -68,6 +76,12 @@ def collect(
     with EpisodeStore.open(path) as store:
         coverage.report(store)
     return path
+
+
+def _check_policy(settings: Settings, origin: Origin) -> None:
+    """Raise UsageError where nobody of that name acts at random in such an environment."""
+    actions = Actions(origin.view.action_low, origin.view.action_high, not origin.view.continuous)
+    adapter_of(origin.environment).random_policy(settings.collect.policy, np.random.default_rng(0), actions)
 
 
 def _writer(origin: Origin, path: Path, fresh: bool) -> EpisodeWriter:
@@ -88,17 +102,17 @@ def _writer(origin: Origin, path: Path, fresh: bool) -> EpisodeWriter:
 def _drive(settings: Settings, writer: EpisodeWriter, workers: int, wanted: int, numbers: Iterator[int]) -> None:
     """Record the episodes of these numbers, in their order, until there are enough decisions."""
     first = len(writer)
-    score, tiles = 0.0, 0
+    totals: defaultdict[str, float] = defaultdict(float)
     with Interruption() as stop, console.Meter("Collecting", wanted, "decisions", writer.steps) as meter:
         function = partial(record_episode, settings)
         episodes = in_order(function, numbers, workers, prepare=use_one_thread, stopped=lambda: stop.asked)
         with closing(episodes):
             for episode in episodes:
                 writer.append(episode)
-                score += episode.score
-                tiles += int(episode.infos["tiles"][-1])
-                recorded = len(writer) - first
-                means = {"mean return": score / recorded, "mean tiles": tiles / recorded}
+                totals["mean return"] += episode.score
+                if "tiles" in episode.infos:
+                    totals["mean tiles"] += int(episode.infos["tiles"][-1])
+                means = {name: total / (len(writer) - first) for name, total in totals.items()}
                 meter.advance_to(min(writer.steps, wanted), {"episodes": len(writer), **means})
                 if writer.steps >= wanted:
                     return

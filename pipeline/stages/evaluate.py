@@ -1,4 +1,4 @@
-"""`dreamer evaluate`: how well the policy drives real tracks it never saw, and whether its dream told the truth."""
+"""`dreamer evaluate`: how well the policy does in the real environment, and whether its dream told the truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,18 +20,19 @@ import torch
 
 from .. import __version__, console, distributed
 from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, write_text
-from ..config import Settings
+from ..config import Settings, ViewSettings
 from ..devices import deterministic
 from ..driving import (
     DREAM_SAMPLES,
-    DRIVERS,
     HORIZONS,
     POLICY,
     Drive,
     Garage,
     Job,
+    adapter_to,
     agent_of,
     drive_all,
+    drivers,
     one_thread,
     open_garage,
 )
@@ -39,8 +40,8 @@ from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS
 from ..errors import InterruptedRunError, UsageError
 from ..locks import reading
 from ..processes import Interruption, cores
-from ..scores import Promise, Report, Summary, compare
-from ..viewing.drive_film import FPS, film_drive, pick
+from ..scores import Promise, Report, Scores, compare
+from ..viewing.drive_film import film_drive, film_fps, pick
 from ..viewing.film import Film, Frame, write_film
 
 _REPORT, _FILM = "evaluation.json", "drive.mp4"
@@ -95,12 +96,13 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
     if distributed.size() > len(tracks):
         raise UsageError(f"evaluate.tracks = {len(tracks)} are not enough for {distributed.size()} processes")
     own = tracks[distributed.rank() :: distributed.size()]
-    workers = min(workers or cores(), len(own) * len(DRIVERS))
+    workers = min(workers or cores(), len(own) * len(drivers(garage)))
     question = {
         "list": settings.evaluate.list,
         "tracks": list(tracks),
         "actions": "stochastic" if garage.stochastic else "deterministic",
         "seed": settings.seed,
+        **_environment(garage),
         "world": garage.world,
         "policy": garage.policy,
     }
@@ -115,20 +117,28 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
     return report
 
 
+def _environment(garage: Garage) -> dict[str, str]:
+    """Which environment is asked about; nothing where it is CarRacing as it comes."""
+    view, asked = agent_of(garage).world.interface.view, ViewSettings()
+    names = ("env", "env_kwargs")
+    return {name: getattr(view, name) for name in names if getattr(view, name) != getattr(asked, name)}
+
+
 def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, list[Drive]]:
     """All drives, by driver and in the order of the tracks."""
-    jobs = [Job(driver, track) for driver in DRIVERS for track in tracks]  # short ones last: the workers end together
-    drives: dict[str, list[Drive]] = {driver: [] for driver in DRIVERS}
+    who = drivers(garage)
+    jobs = [Job(driver, track) for driver in who for track in tracks]  # short ones last: the workers end together
+    drives: dict[str, list[Drive]] = {driver: [] for driver in who}
     with (
         Interruption() as interruption,
-        console.Meter("Driving", len(jobs), "drives") as meter,
+        console.Meter("Evaluating", len(jobs), "episodes") as meter,
         closing(drive_all(garage, jobs, workers, lambda: interruption.asked)) as done,
     ):
         for index, drive in enumerate(done):
             drives[jobs[index].driver].append(drive)
             meter.advance_to(index + 1, {"mean score": float(np.mean([one.score.score for one in drives[POLICY]]))})
         if sum(map(len, drives.values())) < len(jobs):
-            raise InterruptedRunError("Stopped; nothing is written before all tracks are driven")
+            raise InterruptedRunError("Stopped; nothing is written before all episodes are done")
     return drives
 
 
@@ -145,22 +155,27 @@ def make_report(question: dict[str, Any], drives: Mapping[str, Sequence[Drive]])
     for drive, horizon in itertools.product(drives[POLICY], HORIZONS):
         if drive.dream_start is not None:
             score, real = drive.score, drive.rewards[drive.dream_start :]
-            promises[horizon].append(compare(score.track, drive.dreamt, real, horizon, score.left_field))
+            promises[horizon].append(compare(score.track, drive.dreamt, real, horizon, score.foreseeable))
     return Report(question, {driver: [one.score for one in many] for driver, many in drives.items()}, promises)
 
 
 def show(report: Report) -> None:
-    """Print the two tables, and a warning where the dream promises too much."""
-    tracks, kind = len(report.question["tracks"]), report.question["list"]
+    """Print the two tables, how far the policy is ahead, and a warning where the dream promises too much."""
+    tracks, kind, summaries = len(report.question["tracks"]), report.question["list"], report.summaries
     console.table(
-        f"Score on {tracks} {kind} track{'s' * (tracks > 1)}, {report.question['actions']} actions",
-        ["driver", "mean", "95 %", "std", "IQM", "min", "max", "tiles", "laps", "off"],
-        [[driver, *_cells(summary)] for driver, summary in report.summaries.items()],
+        f"Score on {tracks} {kind} {report.place}{'s' * (tracks > 1)}, {report.question['actions']} actions",
+        ["driver", "mean", "95 %", "std", "IQM", "min", "max", *summaries[POLICY].special],
+        [[driver, *_cells(summary)] for driver, summary in summaries.items()],
     )
+    for driver, ahead in report.differences.items():
+        console.say(
+            f"The policy is ahead of '{driver}' by {_number(ahead.mean, 1)} on the same {report.place}s "
+            f"(95 % {_range(ahead.low, ahead.high)})"
+        )
     if not report.trusts:
         return
     console.table(
-        "Does the dream tell the truth? Rewards to come, once the camera has zoomed in",
+        "Does the dream tell the truth? Rewards to come, once the agent has seen enough to tell",
         ["decisions", "dreamt", "real", "dreamt - real", "95 %", "correlation"],
         [
             [
@@ -176,14 +191,12 @@ def show(report: Report) -> None:
         console.warn(report.warning)
 
 
-def _cells(summary: Summary) -> list[str]:
+def _cells(summary: Scores) -> list[str]:
     return [
         _number(summary.mean),
         _range(summary.low, summary.high),
         *map(_number, (summary.std, summary.iqm, summary.minimum, summary.maximum)),
-        f"{summary.tile_share:.0%}",
-        str(summary.laps),
-        str(summary.left_field),
+        *summary.special.values(),
     ]
 
 
@@ -206,7 +219,7 @@ def _save(report: Report, settings: Settings, folder: StageFolder, facts: dict[s
     log = console.MetricsLog(folder.metrics)
     for step, row in enumerate(zip(*report.scores.values(), strict=True), 1):
         by_driver = {driver: one.score for driver, one in zip(report.scores, row, strict=True)}
-        log.append(step, {"track": row[0].track, **by_driver, "tiles": row[0].tiles, "decisions": row[0].decisions})
+        log.append(step, {**asdict(row[0]), **by_driver})
     log.close()
     folder.write_settings(settings)
     inputs = {name: report.question[name] for name in ("world", "policy")}
@@ -236,7 +249,8 @@ def keep_earlier(folder: StageFolder, content: Mapping[str, Any]) -> None:
 
 def _here(garage: Garage) -> dict[str, Any]:
     """Versions and hardware, which scores may depend on in the last digit."""
-    packages = {name: version(name) for name in ("gymnasium", "numpy", "torch")}
+    beside = adapter_to(garage).package
+    packages = {name: version(name) for name in ("gymnasium", *([beside] if beside else []), "numpy", "torch")}
     return {
         "versions": {"dreamer": __version__, "python": platform.python_version(), **packages},
         "hardware": {"system": platform.platform(), "cores": cores(), "device": garage.device},
@@ -246,7 +260,7 @@ def _here(garage: Garage) -> dict[str, Any]:
 def _film(report: Report, garage: Garage, folder: StageFolder) -> None:
     """Drive three tracks again, filming, and add the film to the manifest."""
     picks = pick(report.scores[POLICY])
-    with Interruption() as interruption, console.Meter("Filming", len(picks), "drives") as meter, one_thread():
+    with Interruption() as interruption, console.Meter("Filming", len(picks), "episodes") as meter, one_thread():
 
         def frames() -> Iterator[Frame]:
             for done, one in enumerate(picks, 1):
@@ -256,18 +270,19 @@ def _film(report: Report, garage: Garage, folder: StageFolder) -> None:
                     yield frame
                 meter.advance_to(done)
 
-        film = write_film(folder.path / _FILM, frames(), FPS)
+        fps = film_fps(garage)
+        film = write_film(folder.path / _FILM, frames(), fps)
     manifest = folder.read_manifest()
     assert manifest is not None
     manifest.outputs[film.path.name] = file_hash(film.path)
     folder.write_manifest(manifest)
-    _announce(film)
+    _announce(film, fps)
 
 
-def _announce(film: Film) -> None:
+def _announce(film: Film, fps: float) -> None:
     if not film.h264:
         console.warn(
             f"No H.264 encoder is here, so the film is VP8, which not every player knows, by {film.encoder}; "
             "`pip install av` and the same command again give H.264"
         )
-    console.say(f"Film: {film.path} ({film.frames / FPS:.0f} s, by {film.encoder})")
+    console.say(f"Film: {film.path} ({film.frames / fps:.0f} s, by {film.encoder})")

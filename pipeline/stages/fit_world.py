@@ -9,7 +9,7 @@ import torch
 
 from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash
-from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings
+from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings, validate
 from ..devices import deterministic, room_for_data
 from ..episodes.metadata import PLAYED
 from ..episodes.store import EpisodeStore, lock_of
@@ -59,7 +59,7 @@ def fit_world(
     ):
         if store.warning:
             console.warn(store.warning)
-        settings = settings.model_copy(update=recorded_sections(store, settings))
+        settings = validate(settings.model_dump() | recorded_sections(store, settings))
         windows = _windows(settings, store, device)  # before --fresh: bad data replace nothing
         inputs, sections = {"data": store.fingerprint}, STAGE_SECTIONS["fit-world"]
         with begun(folder, settings, sections, inputs, minutes=minutes, fresh=fresh) as (manifest, settings):

@@ -17,8 +17,8 @@ import torch
 
 from .. import console
 from ..artifacts import Run, StageFolder
-from ..config import STAGE_SECTIONS, Settings
-from ..envs.actions import action_bounds
+from ..config import CAR_RACING, STAGE_SECTIONS, Settings
+from ..envs import adapter_of
 from ..episodes.metadata import Origin
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import BlankWindows
@@ -148,13 +148,14 @@ def collect(settings: Settings, *, data: Path, workers: int | None = None, fresh
     if decisions:
         megabytes = decisions * _BYTES_A_PIXEL * settings.view.size**2 / 1e6
         beside = f" beside the {there} there" if there else ""
-        episodes = decisions // _DECISIONS_AN_EPISODE
+        pace = _pace(settings)
+        episodes = int(decisions // pace.episode)
         sizes = f"{decisions} decisions to record{beside}, about {episodes} episodes and {megabytes:.0f} MB"
     return Forecast(
         "dreamer collect",
         settings.section_values(STAGE_SECTIONS["collect"]),
         sizes,
-        decisions / _DECISIONS_A_SECOND / max(1, workers),
+        decisions / pace.decisions_a_second / workers if decisions else 0.0,
         (1 + workers) * _RECORDER_GIB,
     )
 
@@ -269,20 +270,21 @@ def evaluate(
     Raises:
         StageError: the world model's settings are damaged.
     """
-    from ..driving import DRIVERS  # which imports gymnasium
-
     settings = _with_world(settings, run)
-    tracks, drivers = settings.evaluate.tracks, len(DRIVERS)
+    pace, interface = _pace(settings), _interface(settings)
+    adapter = adapter_of(settings.view.env)
+    baselines = adapter.baselines(discrete=interface.discrete)
+    tracks, drivers = settings.evaluate.tracks, 2 + len(baselines)
     workers = min(workers or cores(), drivers * tracks)
     films = min(3, tracks) if video else 0
     decision = _acting_seconds(settings, device)
     # Each track: as many decisions imagined as acted, and the simulator for all drivers.
-    track = _DECISIONS_A_DRIVE * (2 * decision + drivers * _SIMULATED)
+    track = pace.drive * (2 * decision + drivers * pace.simulated)
     filmed = f", {films} of them filmed" if films else ""
     return Forecast(
         "dreamer evaluate",
         settings.section_values(STAGE_SECTIONS["evaluate"]),
-        f"{tracks} tracks{filmed}, each driven by {drivers} drivers in {workers} processes",
+        f"{tracks} {adapter.score_type.PLACE}s{filmed}, each for {drivers} drivers in {workers} processes",
         _STARTING + tracks * track / workers + films * _FILMING,
         (1 + workers) * _DRIVER_GIB,
     )
@@ -314,13 +316,42 @@ def _with_world(settings: Settings, run: Run | None) -> Settings:
     return settings.model_copy(update={name: getattr(fitted, name) for name in ("view", "collect", "model", "world")})
 
 
+@dataclass(frozen=True)
+class _Pace:
+    """How fast an environment is, and how long its episodes are.
+
+    Attributes:
+        decisions_a_second: recorded by one worker.
+        episode: decisions of a recorded episode.
+        drive: decisions of a whole one, about.
+        simulated: seconds that the simulator takes for a decision.
+    """
+
+    decisions_a_second: float = _DECISIONS_A_SECOND
+    episode: float = _DECISIONS_AN_EPISODE
+    drive: float = _DECISIONS_A_DRIVE
+    simulated: float = _SIMULATED
+
+
+def _pace(settings: Settings) -> _Pace:
+    """That of CarRacing is known, that of others measured by an episode that is thrown away."""
+    if settings.view.env == CAR_RACING:
+        return _Pace()
+    from ..episodes.recording import record_episode  # which makes the environment
+
+    started = time.monotonic()
+    length = len(record_episode(settings, 0))
+    seconds = time.monotonic() - started
+    return _Pace(length / seconds, length, length, seconds / length)
+
+
 def _interface(settings: Settings) -> Interface:
-    return Interface(settings.view, *action_bounds(settings.view.continuous))
+    described = adapter_of(settings.view.env).describe(settings.view)
+    return Interface(described.view, described.actions.low, described.actions.high)
 
 
 def _blank_windows(settings: Settings, length: int) -> BlankWindows:
-    low, _ = action_bounds(settings.view.continuous)
-    return BlankWindows(length, settings.view.size, len(low))
+    return BlankWindows(length, settings.view.size, len(_interface(settings).low))
 
 
 def _untrained(settings: Settings, device: torch.device | str) -> WorldModel:
@@ -380,7 +411,7 @@ def _frames_gib(settings: Settings, held_out: float = 0.0) -> float:
 @torch.no_grad()
 def _encoding_seconds(model: WorldModel, settings: Settings) -> float:
     """About how long the whole data set takes to become states, by timing the model on a few black episodes."""
-    windows = _blank_windows(settings, _DECISIONS_AN_EPISODE)
+    windows = _blank_windows(settings, _DECISIONS_AN_EPISODE)  # about as long as any
     batch = windows.sample(np.random.default_rng(settings.seed), 16).to(model.device)
     with autocast(model.device, settings.policy.precision):
         for _ in range(2):  # the first one is slow

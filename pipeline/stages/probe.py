@@ -71,9 +71,12 @@ def probe(settings: Settings, *, run: Run, data: Path, device: torch.device) -> 
     run.world.require({})
     world, fitted = load_world(run.world.weights, device), run.world.read_settings()
     with EpisodeStore.open(data) as store:
-        if store.view.settings != world.interface.view:
+        if store.view_settings != world.interface.view:
             raise StageError(f"{data} was recorded with another view than {run.world.path} was fitted to")
-        quantities = [name for name in UNITS if name in store.read_decisions(0).infos]
+        quantities = [name for name in UNITS if name in store.origin.infos]
+        if not quantities:
+            env = store.origin.environment
+            raise StageError(f"{data}: nothing is recorded of {env} to probe for, as speed is of CarRacing")
         train, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
         seed_torch(settings.seed, Stream.ENCODING)
         regressions = {name: RidgeRegression(world.model.features) for name in quantities}

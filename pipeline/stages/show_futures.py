@@ -1,4 +1,4 @@
-"""`dreamer show-futures`: one recorded present, five ways to steer, and the five futures that the world model imagines.
+"""`dreamer show-futures`: one recorded present, several actions, and the futures that the world model imagines of each.
 
 Reads the data and the world model alone; no environment is needed.
 """
@@ -15,12 +15,14 @@ from torch import Tensor
 from .. import console
 from ..artifacts import Run
 from ..config import Settings
-from ..envs.actions import ACTION_NAMES
+from ..dream_env import as_vectors
+from ..envs import adapter_of
+from ..envs.actions import Actions
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows, split
 from ..errors import StageError, UsageError
 from ..learning.imagination import Dream
-from ..models.checkpoints import Interface, load_world
+from ..models.checkpoints import LoadedWorld, load_world
 from ..models.dynamics import Latent, stack
 from ..models.world_model import WorldModel
 from ..randomness import Stream, stream_seed
@@ -28,12 +30,10 @@ from ..viewing.futures import Future, draw_futures
 
 FIGURE = "futures.png"
 IMAGINED = 28
-"""Decisions in a future, 2.2 seconds at an action repeat of 4."""
+"""Decisions in a future, of CarRacing 2.2 seconds at an action repeat of 4."""
 SEEN = 15
-"""Decisions of an episode before the earliest present: by then the camera has zoomed in."""
-
-_STEERING = {"hard left": -0.4, "left": -0.12, "straight on": 0.0, "right": 0.12, "hard right": 0.4}
-_GAS = 0.1
+"""Decisions of an episode before the earliest present: by then CarRacing's camera has zoomed in."""
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
 def show_futures(
@@ -45,7 +45,7 @@ def show_futures(
     episode: int | None = None,
     decision: int | None = None,
 ) -> Path:
-    """Draw what comes of five actions, each held for `IMAGINED` decisions.
+    """Draw what comes of some actions, see `Adapter.futures`, each held for `IMAGINED` decisions.
 
     Left out, the present is where the recorded drive earned most in the decisions after it; of the held-out episodes
     the best, or of the one that is named. All futures share their random numbers: what differs is the action's doing.
@@ -69,24 +69,24 @@ def show_futures(
     run.world.require({})
     world, fitted = load_world(run.world.weights, device), run.world.read_settings()
     with EpisodeStore.open(data) as store:
-        if store.view.settings != world.interface.view:
+        if store.view_settings != world.interface.view:
             raise StageError(f"{data} was recorded with another view than {run.world.path} was fitted to")
         _, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
         chosen, row = _present(store, held_out, episode, decision)
         batch, _ = Windows(store, [chosen], 2, memory_gib=1.0).episode_batch([chosen])
+        actions = choices(world, store.view.action_names)
     batch = batch.to(device)
     torch.manual_seed(seed := stream_seed(settings.seed, Stream.DREAM))
     with torch.no_grad():
         past = world.model.observe(*(part[:, : row + 1] for part in (batch.observation, batch.action, batch.is_first)))
-    futures = imagine_futures(world.model, past[:, -1], choices(world.interface), IMAGINED, seed)
+    futures = imagine_futures(world.model, past[:, -1], actions, IMAGINED, seed)
     figure = run.encodings.path / FIGURE
-    title = "One present, five futures"
+    number = _NUMBERS[len(futures)]
+    title = f"One present, {number} futures"
     note = (
         f"Episode {chosen}, decision {row}: the model has looked at every picture up to now, and then looks no more. "
         f"Each action is held for {IMAGINED} decisions\n"
-        f"of {world.interface.view.action_repeat} environment steps"
-        + ("." if world.interface.discrete else f", with gas {_GAS:g}.")
-        + " The random numbers are the same in all five."
+        f"of {world.interface.view.action_repeat} environment steps. The random numbers are the same in all {number}."
     )
     draw_futures(batch.observation[0, row].cpu().numpy(), futures, figure, title, note)
     rows = [[future.name, f"{future.reward.sum():.1f}"] for future in futures]
@@ -133,11 +133,12 @@ def choose_present(store: EpisodeStore, episodes: NDArray[np.int64]) -> tuple[in
     return best[1:]
 
 
-def choices(interface: Interface) -> dict[str, Tensor]:
-    """Five actions (A,) by name: ways to steer with a little gas, or all that there are where they are discrete."""
-    if interface.discrete:
-        return dict(zip(ACTION_NAMES, torch.eye(len(ACTION_NAMES)), strict=True))
-    return {name: torch.tensor([steer, _GAS, 0.0]) for name, steer in _STEERING.items()}
+def choices(world: LoadedWorld, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    """What to compare, as vectors (A,), by name; `names` are those of discrete actions, where the data have them."""
+    interface = world.interface
+    actions = Actions(interface.low, interface.high, interface.discrete, names or ())
+    chosen = adapter_of(interface.view.env).futures(actions)
+    return {name: as_vectors(world, [action])[0] for name, action in chosen.items()}
 
 
 @torch.no_grad()

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from ..artifacts import Manifest, Run, StageFolder, check_name, file_hash
 from ..console import Meter, read_lines
+from ..driving import read_report
 from ..episodes.store import EpisodeStore, read_pending
 from ..errors import DreamerError, StageError, UsageError
 from ..models.checkpoints import LoadedWorld, load_actor, load_world, world_of
 from ..reading import read_json
-from ..scores import EpisodeScore
 
 _MAX_METADATA, _MAX_REPORT = 2**24, 2**26  # bytes
 
@@ -205,7 +204,19 @@ def _check_world(folder: StageFolder, manifests: Mapping[str, Manifest], verdict
                 worlds[name] = load_world(folder.path / name)
                 count = sum(tensor.numel() for tensor in worlds[name].model.state_dict().values())
                 verdict.fine.append(f"{folder.path / name} fits its settings; its {count:,} numbers are finite")
-    return worlds.get(folder.weights.name)
+    world = worlds.get(folder.weights.name)
+    if world is not None:
+        env = world.interface.view.env
+        if world.interface.view != folder.read_settings().view:
+            verdict.faults.append(
+                f"{folder.weights} was fitted to another view than {folder.path / 'settings.toml'} tells"
+            )
+        if ":" in env:
+            module = env.partition(":")[0]
+            verdict.warnings.append(
+                f"To evaluate or play it, the module {module} is imported, for its environment {env}"
+            )
+    return world
 
 
 def _check_policy(folder: StageFolder, world: LoadedWorld, manifests: Mapping[str, Manifest], verdict: Verdict) -> None:
@@ -221,11 +232,10 @@ def _check_report(folder: StageFolder, manifest: Manifest) -> None:
     path = folder.path / "evaluation.json"
     try:
         tree = read_json(path, _MAX_REPORT)
-        for driver in tree["drives"].values():
-            scores = TypeAdapter(list[EpisodeScore]).validate_python(driver["episodes"])
-            mean = float(np.mean([one.score for one in scores]))
-            if not math.isclose(mean, driver["summary"]["mean"], abs_tol=1e-6):
-                raise ValueError(f"a mean score is given as {driver['summary']['mean']} where it is {mean}")
+        for driver, scores in read_report(tree).scores.items():
+            mean, given = float(np.mean([one.score for one in scores])), tree["drives"][driver]["summary"]["mean"]
+            if not math.isclose(mean, given, abs_tol=1e-6):
+                raise ValueError(f"a mean score is given as {given} where it is {mean}")
         if any(tree["question"][name] != manifest.inputs.get(name) for name in ("world", "policy")):
             raise ValueError("it names other weights than its manifest")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""The pictures of a drive's film: the real drive large, beside it what the agent sees and what it makes of it.
+"""The pictures of a film: the real environment large, beside it what the agent sees and what it makes of it.
 
 .---------------------------------------------------------.
 | Best of 20 tracks   seed 1007            score ... time |
@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from ..envs.view import Gauge
 
 WIDTH, HEIGHT = 864, 528
 """Of a film picture, pixels: whole blocks of 16, which H.264 codes best."""
@@ -39,10 +42,11 @@ _PANEL = (38, 44, 54)
 _FAINT = (139, 148, 162)
 _BRIGHT = (236, 240, 245)
 _ACCENT = (255, 184, 76)
-_STEER, _GAS, _BRAKE, _SPEED = (88, 166, 255), (86, 211, 100), (248, 97, 90), _ACCENT
+_COLOURS = ((88, 166, 255), (86, 211, 100), (248, 97, 90), _ACCENT)
+"""Of the gauges, from left to right, and then again from the first; CarRacing's are steering, gas, brake and speed."""
 
-_TOP_SPEED = 100.0
-"""Units a second at the right end of the speed gauge; a fast lap is driven at about 60."""
+_MOST_GAUGES = 9
+"""For which there is room; of more, the first are shown."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +54,16 @@ class Dials:
     """What the instruments show after a decision.
 
     Attributes:
-        steer: -1 .. 1, to the right.
-        gas, brake: 0 .. 1.
-        speed: of the car, units a second.
         score: sum of the rewards so far.
-        tiles: visited so far, of `track_tiles`.
         seconds: since the start.
+        gauges: below the real drive, from left to right.
+        tiles: visited so far of how many, such as "12/300"; None where there are none.
     """
 
-    steer: float
-    gas: float
-    brake: float
-    speed: float
     score: float
-    tiles: int
-    track_tiles: int
     seconds: float
+    gauges: Sequence[Gauge]
+    tiles: str | None = None
 
 
 class Cockpit:
@@ -86,7 +84,7 @@ class Cockpit:
         """Compose one picture.
 
         Args:
-            drive: the real drive, (400, 600, 3) uint8.
+            drive: the real environment, (H, W, 3) uint8; of CarRacing (400, 600, 3), which just fits.
             seen: the agent's observation, (3, S, S) uint8.
             rebuilt: the world model's reconstruction of it, (3, S, S) uint8.
             dials: what the instruments show.
@@ -95,12 +93,13 @@ class Cockpit:
             (HEIGHT, WIDTH, 3) uint8.
         """
         image = self._empty.copy()
-        image.paste(Image.fromarray(drive), _DRIVE[:2])
+        fitting, place = _fitted(drive)
+        image.paste(fitting, place)
         image.paste(_enlarged(seen), (_RIGHT, _SEEN_TOP))
         image.paste(_enlarged(rebuilt), (_RIGHT, _REBUILT_TOP))
         draw = ImageDraw.Draw(image)
         _draw_numbers(draw, dials)
-        _draw_bars(draw, dials)
+        _draw_gauges(draw, dials.gauges)
         return np.array(image)
 
     def card(self, picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
@@ -125,52 +124,51 @@ class Cockpit:
         draw.text((right + 14, 42), self.subtitle, _FAINT, _font(16), "ls")
         draw.text((_RIGHT, _SEEN_TOP - 8), "What the agent sees", _FAINT, _font(13), "ls")
         draw.text((_RIGHT, _REBUILT_TOP - 8), "What its model makes of it", _FAINT, _font(13), "ls")
-        for name, (left, right) in _gauges().items():
-            draw.text((left, _GAUGES_TOP + 10), name, _FAINT, _font(13), "ls")
-            draw.rectangle((left, _GAUGES_TOP + 18, right, _GAUGES_TOP + 27), _PANEL)
         return image
 
 
 def _draw_numbers(draw: ImageDraw.ImageDraw, dials: Dials) -> None:
-    """Score, tiles and time at the top, flush right, in columns that do not move; the speed over its gauge."""
-    columns = (
+    """Score, tiles and time at the top, flush right, in columns that do not move."""
+    columns = [
         (WIDTH - _MARGIN, "time", f"{dials.seconds:.1f} s", _BRIGHT),
-        (WIDTH - _MARGIN - 92, "tiles", f"{dials.tiles}/{dials.track_tiles}", _BRIGHT),
-        (WIDTH - _MARGIN - 206, "score", f"{dials.score:.0f}", _ACCENT),
-    )
+        (WIDTH - _MARGIN - 92, "tiles", dials.tiles, _BRIGHT),
+        (WIDTH - _MARGIN - (206 if dials.tiles else 92), "score", f"{dials.score:.0f}", _ACCENT),
+    ]
     for right, name, value, colour in columns:
-        draw.text((right, 24), name, _FAINT, _font(12), "rs")
-        draw.text((right, 46), value, colour, _font(19, bold=True), "rs")
-    draw.text((_gauges()["Speed"][1], _GAUGES_TOP + 10), f"{dials.speed:.0f}", _BRIGHT, _font(13, bold=True), "rs")
+        if value is not None:
+            draw.text((right, 24), name, _FAINT, _font(12), "rs")
+            draw.text((right, 46), value, colour, _font(19, bold=True), "rs")
 
 
-def _draw_bars(draw: ImageDraw.ImageDraw, dials: Dials) -> None:
-    """Steering from the middle, the others from the left."""
-    shares = {
-        "Steering": (0.5, 0.5 + dials.steer / 2, _STEER),
-        "Gas": (0.0, dials.gas, _GAS),
-        "Brake": (0.0, dials.brake, _BRAKE),
-        "Speed": (0.0, min(dials.speed / _TOP_SPEED, 1.0), _SPEED),
-    }
-    for name, (left, right) in _gauges().items():
-        start, end, colour = shares[name]
-        ends = sorted(left + share * (right - left) for share in (start, end))
+def _draw_gauges(draw: ImageDraw.ImageDraw, gauges: Sequence[Gauge]) -> None:
+    """The gauges side by side: what is signed from the middle, the others from the left."""
+    gauges = gauges[:_MOST_GAUGES]
+    width = (_DRIVE[2] - (len(gauges) - 1) * _GAUGE_GAP) // max(1, len(gauges))
+    for index, gauge in enumerate(gauges):
+        left = _MARGIN + index * (width + _GAUGE_GAP)
+        right = left + width - 1
+        size = 13 if len(gauges) <= len(_COLOURS) else 9
+        draw.text((left, _GAUGES_TOP + 10), gauge.name, _FAINT, _font(size), "ls")
+        draw.text((right, _GAUGES_TOP + 10), gauge.text, _BRIGHT, _font(13, bold=True), "rs")
+        draw.rectangle((left, _GAUGES_TOP + 18, right, _GAUGES_TOP + 27), _PANEL)
+        shares = (0.5, 0.5 + gauge.value / 2) if gauge.signed else (0.0, gauge.value)
+        ends = sorted(left + share * (right - left) for share in shares)
         if ends[1] - ends[0] >= 1:
-            draw.rectangle((ends[0], _GAUGES_TOP + 18, ends[1], _GAUGES_TOP + 27), colour)
-        if name == "Steering":
+            draw.rectangle((ends[0], _GAUGES_TOP + 18, ends[1], _GAUGES_TOP + 27), _COLOURS[index % len(_COLOURS)])
+        if gauge.signed:
             middle = (left + right) / 2
             draw.line((middle, _GAUGES_TOP + 15, middle, _GAUGES_TOP + 30), _FAINT)
 
 
-@cache
-def _gauges() -> dict[str, tuple[int, int]]:
-    """Left and right end of each gauge, side by side below the real drive."""
-    names = ("Steering", "Gas", "Brake", "Speed")
-    width = (_DRIVE[2] - (len(names) - 1) * _GAUGE_GAP) // len(names)
-    return {
-        name: (_MARGIN + i * (width + _GAUGE_GAP), _MARGIN + i * (width + _GAUGE_GAP) + width - 1)
-        for i, name in enumerate(names)
-    }
+def _fitted(drive: NDArray[np.uint8]) -> tuple[Image.Image, tuple[int, int]]:
+    """The real environment as large as there is room for, and where it belongs."""
+    left, top, width, height = _DRIVE
+    image = Image.fromarray(drive)
+    scale = min(width / image.width, height / image.height)
+    if scale != 1:
+        smooth = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+        image = image.resize((round(scale * image.width), round(scale * image.height)), smooth)
+    return image, (left + (width - image.width) // 2, top + (height - image.height) // 2)
 
 
 def _enlarged(picture: NDArray[np.uint8]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The film of an evaluation: its worst, its median and its best drive, driven again and shown."""
+"""The film of an evaluation: its worst, its median and its best episode, done again and shown."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from numpy.typing import NDArray
 
 from .. import console
 from ..agent import Agent
-from ..driving import POLICY, Garage, Job, agent_of, decisions, make_driver, score_of
-from ..envs.actions import controls
-from ..envs.view import AgentView
+from ..driving import POLICY, Garage, Job, agent_of, decisions, make_driver
+from ..envs import adapter_of
 from ..scores import EpisodeScore
 from .cockpit import Cockpit, Dials
 from .film import Frame
-
-FPS = 25.0
-"""Pictures a second, as `AgentView` films: the film runs at the speed of the drive."""
 
 _TITLE_SECONDS, _END_SECONDS = 1.6, 1.0
 
@@ -39,10 +35,17 @@ def pick(scores: Sequence[EpisodeScore]) -> list[Pick]:
     order = sorted(scores, key=lambda score: (score.score, score.track))
     named = {"Worst": order[0], "Median": order[(len(order) - 1) // 2], "Best": order[-1]}
     if len(order) == 1:
-        return [Pick("The only track", order[0])]
+        return [Pick(f"The only {order[0].PLACE}", order[0])]
     if len(order) == 2:
         del named["Median"]
-    return [Pick(f"{name} of {len(order)} tracks", score) for name, score in named.items()]
+    return [Pick(f"{name} of {len(order)} {score.PLACE}s", score) for name, score in named.items()]
+
+
+def film_fps(garage: Garage) -> float:
+    """Pictures a second: the film runs at the speed of the environment."""
+    settings = agent_of(garage).world.interface.view
+    with adapter_of(settings.env).open(settings) as view:
+        return view.film_fps
 
 
 def film_drive(garage: Garage, pick: Pick) -> Iterator[Frame]:
@@ -52,22 +55,24 @@ def film_drive(garage: Garage, pick: Pick) -> Iterator[Frame]:
     cockpit = Cockpit(pick.title, f"seed {track}, score {pick.score.score:.0f}")
     rewards: list[float] = []
     picture: Frame | None = None
-    with AgentView(**settings.model_dump(), film=True) as view:
+    with adapter_of(settings.env).open(settings, film=True) as view:
         for seen, action, step in decisions(view, make_driver(garage, Job(POLICY, track)), track):
             rewards.append(step.reward)
-            score, seconds = math.fsum(rewards), len(rewards) * settings.action_repeat / 50
-            dials = Dials(*controls(action), step.speed, score, step.tiles, view.track_tiles, seconds)
+            seconds = len(rewards) * settings.action_repeat / view.steps_a_second
+            tiles = f"{step.infos['tiles']}/{view.track_tiles}" if view.track_tiles else None
+            dials = Dials(math.fsum(rewards), seconds, view.gauges(action, step), tiles)
             rebuilt = reconstruction(agent)
             for frame in view.film_frames:
                 if picture is None:
                     title = cockpit.card(cockpit.picture(frame, seen, rebuilt, dials), _result(pick.score))
-                    yield from _held(title, _TITLE_SECONDS)
+                    yield from _held(title, _TITLE_SECONDS * view.film_fps)
                 picture = cockpit.picture(frame, seen, rebuilt, dials)
                 yield picture
         if picture is not None:
-            yield from _held(cockpit.card(picture, _ending(pick.score)), _END_SECONDS)
-        if score_of(view, track, rewards, step) != pick.score:
-            console.warn(f"Filmed again, the drive on track {track} came out otherwise ({math.fsum(rewards):.1f})")
+            yield from _held(cockpit.card(picture, _ending(pick.score)), _END_SECONDS * view.film_fps)
+        if view.score(track, rewards, step) != pick.score:
+            again = f"{pick.score.PLACE} {track} came out otherwise ({math.fsum(rewards):.1f})"
+            console.warn(f"Filmed again, the drive on {again}")
 
 
 @torch.no_grad()
@@ -79,15 +84,13 @@ def reconstruction(agent: Agent) -> NDArray[np.uint8]:
     return rebuilt
 
 
-def _held(frame: Frame, seconds: float) -> Iterator[Frame]:
-    return itertools.repeat(frame, round(seconds * FPS))
+def _held(frame: Frame, count: float) -> Iterator[Frame]:
+    return itertools.repeat(frame, round(count))
 
 
 def _result(score: EpisodeScore) -> str:
-    return f"seed {score.track}   score {score.score:.0f}   {score.tiles / score.track_tiles:.0%} of the tiles"
+    return f"seed {score.track}   {score.result}"
 
 
 def _ending(score: EpisodeScore) -> str:
-    if score.lap_finished:
-        return f"Lap finished   score {score.score:.0f}"
-    return f"{'Left the field' if score.left_field else 'Time is up'}   score {score.score:.0f}"
+    return f"{score.ending}   score {score.score:.0f}"

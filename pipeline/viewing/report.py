@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from .. import __version__, console
 from ..artifacts import Run, StageFolder, write_text
 from ..config import flatten
-from ..driving import DRIVERS, POLICY
+from ..driving import POLICY, read_report
 from ..errors import StageError
 from ..lineage import REPORT, Chain, commands, data_sets, trace
 from ..scores import EpisodeScore, Report
@@ -74,6 +74,8 @@ def render(chain: Chain, data: Path) -> str:
         score_figure=_svg(score_figure(evaluation.scores)) if evaluation else None,
         promise_figures=_promises(evaluation) if evaluation else [],
         picks=pick(evaluation.scores[POLICY]) if evaluation else [],
+        environment=_environment(run),
+        yardstick=evaluation.scores[POLICY][0].YARDSTICK if evaluation else "",
         ends=_ends(evaluation.scores[POLICY]) if evaluation else [],
         film=_film(run.evaluation, "drive"),
         world_curves=_curves(run.world, WORLD_PANELS),
@@ -88,6 +90,12 @@ def render(chain: Chain, data: Path) -> str:
     )
 
 
+def _environment(run: Run) -> str:
+    """What the run is about."""
+    settings = run.recorded_settings(run.world)
+    return settings.view.env if settings else "an environment"
+
+
 def _read_evaluation(run: Run) -> tuple[Report | None, dict[str, Any]]:
     """The last evaluation and its facts; None and nothing where there is none."""
     path = run.evaluation.path / "evaluation.json"
@@ -95,11 +103,8 @@ def _read_evaluation(run: Run) -> tuple[Report | None, dict[str, Any]]:
         return None, {}
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        report = Report.from_json(tree)
+        report = read_report(tree)
         facts = {name.replace(".", ", "): value for name, value in flatten(tree["facts"]).items()}
-        tracks = {len(many) for many in report.scores.values()}
-        if not {POLICY} <= report.scores.keys() <= {*DRIVERS} or len(tracks) > 1 or 0 in tracks:
-            raise ValueError("other drivers, or not all on the same tracks")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StageError(
             f"{path} is damaged ({repr(error).splitlines()[0]}); run `{run.evaluation.command}`"
@@ -108,7 +113,7 @@ def _read_evaluation(run: Run) -> tuple[Report | None, dict[str, Any]]:
 
 
 def _promises(evaluation: Report) -> list[str]:
-    figures = (promise_figure(many, horizon) for horizon, many in evaluation.promises.items() if many)
+    figures = (promise_figure(many, horizon, evaluation.place) for horizon, many in evaluation.promises.items() if many)
     return [_svg(figure) for figure in figures]
 
 

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: the score of every track, and what the dream promised beside what came."""
+"""Figures of an evaluation: the score of every seed, and what the dream promised beside what came."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _COLORS = ("#20639b", "#c77b0a", "#8a5a9e")
 
 
 def score_figure(scores: Mapping[str, Sequence[EpisodeScore]]) -> Figure:
-    """The score of each track, in the order of the first driver's: one dot a drive.
+    """The score of each seed, or track, in the order of the first driver's: one dot an episode.
 
     Args:
-        scores: of the same tracks in the same order, by driver.
+        scores: of the same seeds in the same order, by driver.
     """
     figure = Figure(_SIZE, layout="constrained")
     axes = figure.subplots()
@@ -28,7 +28,7 @@ def score_figure(scores: Mapping[str, Sequence[EpisodeScore]]) -> Figure:
         values = np.array([score.score for score in many])[order]
         axes.plot(range(1, len(values) + 1), values, "o", markersize=3.5, color=color, label=driver)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_title("Score of each track, from the worst to the best", loc="left", fontsize=10)
+    axes.set_title(f"Score of each {first[0].PLACE}, from the worst to the best", loc="left", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -37,15 +37,15 @@ def score_figure(scores: Mapping[str, Sequence[EpisodeScore]]) -> Figure:
     return figure
 
 
-def promise_figure(promises: Sequence[Promise], horizon: int) -> Figure:
-    """Dreamt against real rewards, one dot a track; on the line the dream tells the truth."""
+def promise_figure(promises: Sequence[Promise], horizon: int, place: str) -> Figure:
+    """Dreamt against real rewards, one dot a track, or what `place` calls it; on the line the dream tells the truth."""
     figure = Figure(_SIZE, layout="constrained")
     axes = figure.subplots()
     real, dreamt = ([getattr(promise, name) for promise in promises] for name in ("real", "dreamt"))
     low, high = min(*real, *dreamt), max(*real, *dreamt)
     axes.plot([low, high], [low, high], color="#3a7d44", linewidth=1.2, label="the truth")
     axes.plot(real, dreamt, "o", markersize=4, color="#d1495b", alpha=0.8)
-    axes.set_title(f"Rewards of {horizon} decisions, each track", loc="left", fontsize=10)
+    axes.set_title(f"Rewards of {horizon} decisions, each {place}", loc="left", fontsize=10)
     axes.set_xlabel("real", fontsize=9)
     axes.set_ylabel("dreamt", fontsize=9)
     axes.tick_params(labelsize=8)

@@ -1,125 +1,68 @@
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pipeline.envs.actions import ACTION_HIGH, ACTION_LOW, BRAKE, GAS, LEFT, RIGHT
+from pipeline.envs.actions import Actions
 from pipeline.envs.random_policies import DISCRETE_POLICIES, POLICIES, make_policy
 from pipeline.errors import UsageError
 
-seeds = st.integers(0, 2**63 - 1)
+NUMBERS = Actions((-2.0, 0.0), (2.0, 10.0))
+CHOICES = Actions.one_of(5)
+ALL = [
+    *((name, NUMBERS) for name in (*POLICIES, "mixture")),
+    *((name, CHOICES) for name in (*DISCRETE_POLICIES, "mixture")),
+]
 
 
-def drive(name: str, seed: int, decisions: int, *, continuous: bool = True) -> np.ndarray:
-    policy = make_policy(name, np.random.default_rng(seed), continuous=continuous)
+def act(name: str, actions: Actions, seed: int, decisions: int = 400) -> np.ndarray:
+    policy = make_policy(name, np.random.default_rng(seed), actions)
     return np.array([policy() for _ in range(decisions)])
 
 
-@given(st.sampled_from(sorted(POLICIES)), seeds)
-@settings(max_examples=60, deadline=None)
-def test_actions_are_within_bounds_and_depend_on_the_seed_alone(name: str, seed: int) -> None:
-    actions = drive(name, seed, 60)
-    assert actions.shape == (60, 3) and actions.dtype == np.float32
-    assert (actions >= ACTION_LOW).all() and (actions <= ACTION_HIGH).all()
-    assert len(np.unique(actions, axis=0)) > 5
-    np.testing.assert_array_equal(actions, drive(name, seed, 60))
+@pytest.mark.parametrize(("name", "actions"), ALL)
+def test_actions_are_those_of_the_environment_and_depend_on_the_seed_alone(name: str, actions: Actions) -> None:
+    for seed in range(20):
+        done = act(name, actions, seed)
+        np.testing.assert_array_equal(done, act(name, actions, seed))
+        if actions.discrete:
+            assert done.dtype == np.int64 and set(done.tolist()) <= set(range(5))
+        else:
+            assert done.dtype == np.float32 and done.shape == (400, 2)
+            assert (done >= actions.low).all() and (done <= actions.high).all()
+    assert (act(name, actions, 1) != act(name, actions, 2)).any()
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
-def test_episodes_differ(name: str) -> None:
-    assert (drive(name, 0, 20) != drive(name, 1, 20)).any()
+@pytest.mark.parametrize("actions", [NUMBERS, CHOICES])
+def test_sticky_actions_are_held(actions: Actions) -> None:
+    held = [(np.diff(act("sticky", actions, seed), axis=0).reshape(399, -1) == 0).all(1).mean() for seed in range(40)]
+    assert max(held) > 0.8 and np.mean(held) > (0.4 if actions is NUMBERS else 0.5)
 
 
-def test_the_name_is_that_of_the_process_drawn() -> None:
-    for name in ("uniform", "brownian", "smooth"):
-        assert make_policy(name, np.random.default_rng(0)).name == name
-    drawn = Counter(make_policy("mixture", np.random.default_rng(seed)).name for seed in range(1000))
-    assert set(drawn) == {"uniform", "brownian", "smooth"}
-    assert drawn["smooth"] > 900
+def test_in_some_episodes_nearly_the_same_is_done_all_the_time() -> None:
+    shares = [np.bincount(act("sticky", CHOICES, seed), minlength=5).max() / 400 for seed in range(60)]
+    assert max(shares) > 0.75 and min(shares) < 0.45
+    uniform = np.bincount(act("uniform", CHOICES, 0, 5000), minlength=5) / 5000
+    np.testing.assert_allclose(uniform, 0.2, atol=0.03)
 
 
-def test_uniform_covers_the_box() -> None:
-    actions = drive("uniform", 0, 4000)
-    np.testing.assert_allclose(actions.mean(axis=0), [0.0, 0.5, 0.5], atol=0.05)
-    np.testing.assert_allclose(actions.std(axis=0), np.array([2.0, 1.0, 1.0]) / np.sqrt(12), atol=0.03)
+def test_smooth_numbers_wander_and_reach_all_there_is() -> None:
+    steps, values = [], []
+    for seed in range(60):
+        done = act("smooth", NUMBERS, seed)[:, 0] / 2
+        steps.append(np.abs(np.diff(done)).mean())
+        values.append(done)
+    assert np.mean(steps) < 0.35 < np.abs(np.diff(act("uniform", NUMBERS, 0)[:, 0] / 2)).mean()
+    shares = np.histogram(np.concatenate(values), bins=5, range=(-1, 1))[0] / (60 * 400)
+    assert shares.min() > 0.08
 
 
-def test_brownian_steps_have_the_published_size() -> None:
-    steps = np.diff(np.concatenate([drive("brownian", seed, 50) for seed in range(20)])[:, 0])
-    inner = steps[np.abs(steps) < 0.6]  # not the seams between episodes
-    assert np.median(np.abs(inner)) == pytest.approx(0.6745 * np.sqrt(1 / 50), rel=0.15)
+def test_a_mixture_names_what_it_drew() -> None:
+    for actions, known in ((NUMBERS, POLICIES), (CHOICES, DISCRETE_POLICIES)):
+        assert {make_policy("mixture", np.random.default_rng(seed), actions).name for seed in range(60)} == set(known)
 
 
-def test_smooth_is_smooth_starts_straight_and_brakes_now_and_then() -> None:
-    drives = np.array([drive("smooth", seed, 100) for seed in range(200)])  # (episodes, decisions, 3)
-    steer, gas, brake = np.moveaxis(drives, 2, 0)
-    change = np.abs(np.diff(steer, axis=1)).mean()
-    shuffled = np.abs(np.diff(np.random.default_rng(0).permuted(steer, axis=1), axis=1)).mean()
-    assert change < 0.75 * shuffled
-    assert abs(steer.mean()) < 0.03  # neither left nor right
-    spread = steer.std(axis=1)
-    assert spread.min() < 0.05 and spread.max() > 0.6  # gentle and wild episodes
-    assert gas.mean(axis=1).min() < 0.15 and gas.mean(axis=1).max() > 0.85
-    assert 0.02 < (brake > 0).mean() < 0.15
-    assert brake[brake > 0].min() >= 0.1 and (brake > 0.9).any()
-
-
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="did you mean 'brownian'"):
-        make_policy("browian", np.random.default_rng(0))
-
-
-# Discrete actions
-
-
-@given(st.sampled_from(sorted(DISCRETE_POLICIES)), seeds)
-@settings(max_examples=60, deadline=None)
-def test_discrete_actions_are_numbers_and_depend_on_the_seed_alone(name: str, seed: int) -> None:
-    policy = make_policy(name, np.random.default_rng(seed), continuous=False)
-    actions = [policy() for _ in range(60)]
-    assert all(type(action) is int and 0 <= action < 5 for action in actions)
-    assert actions == drive(name, seed, 60, continuous=False).tolist()
-
-
-@pytest.mark.parametrize("name", sorted(DISCRETE_POLICIES))
-def test_discrete_episodes_differ(name: str) -> None:
-    assert (drive(name, 0, 20, continuous=False) != drive(name, 1, 20, continuous=False)).any()
-
-
-def test_the_name_of_a_discrete_process_is_that_of_the_one_drawn() -> None:
-    rngs = map(np.random.default_rng, range(1000))
-    drawn = Counter(make_policy("mixture", rng, continuous=False).name for rng in rngs)
-    assert set(drawn) == {"uniform", "smooth"}
-    assert drawn["smooth"] > 940
-
-
-def test_uniform_chooses_all_alike() -> None:
-    counts = np.bincount(drive("uniform", 0, 5000, continuous=False), minlength=5)
-    assert counts.min() > 900 and counts.max() < 1100
-
-
-def test_smooth_holds_its_actions_and_draws_its_likelihoods_anew() -> None:
-    drives = np.array([drive("smooth", seed, 100, continuous=False) for seed in range(400)])  # (episodes, decisions)
-    same = (drives[:, 1:] == drives[:, :-1]).mean(axis=1)
-    shuffled = np.random.default_rng(0).permuted(drives, axis=1)
-    assert same.mean() > (shuffled[:, 1:] == shuffled[:, :-1]).mean() + 0.15
-    shares = np.stack([(drives == action).mean(axis=1) for action in range(5)], axis=1)  # (episodes, 5)
-    assert shares[:, GAS].min() < 0.1 and np.quantile(shares[:, GAS], 0.9) > 0.6  # some crawl, some race
-    assert abs(shares[:, LEFT].mean() - shares[:, RIGHT].mean()) < 0.02  # neither left nor right
-    steering = shares[:, LEFT] + shares[:, RIGHT]
-    assert np.quantile(steering, 0.1) < 0.1 and np.quantile(steering, 0.9) > 0.4  # gentle and wild episodes
-    assert 0.01 < shares[:, BRAKE].mean() < 0.1
-    assert (shares.mean(axis=0) > 0.01).all()
-
-
-def test_a_walk_between_discrete_actions_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"no random policy 'brownian' of discrete actions; valid: mixture, smooth, uniform"
-    ):
-        make_policy("brownian", np.random.default_rng(0), continuous=False)
-    with pytest.raises(UsageError, match="did you mean 'smooth'"):
-        make_policy("smoth", np.random.default_rng(0), continuous=False)
+@pytest.mark.parametrize(("name", "actions"), [("smooth", CHOICES), ("brownian", NUMBERS), ("brownian", CHOICES)])
+def test_who_does_not_act_here_is_refused(name: str, actions: Actions) -> None:
+    with pytest.raises(UsageError, match=f"no random policy '{name}' of"):
+        make_policy(name, np.random.default_rng(0), actions)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.envs.fast_car_racing import FastCarRacing
+from pipeline.envs.car_racing.fast_car_racing import FastCarRacing
 from pipeline.envs.tracks import REPORT_TRACKS, SELECTION_TRACKS, episode_seed
 
 

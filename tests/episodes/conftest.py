@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.envs.actions import action_bounds
-from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.envs.car_racing.actions import action_bounds
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 
@@ -32,7 +33,7 @@ def _episode(number: int, steps: int, terminated: bool = False, discrete: bool =
         rewards=codes.astype(np.float32),
         terminations=last & terminated,
         truncations=last & (not terminated),
-        infos={name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in INFO_TYPES.items()},
+        infos={name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in CarRacing.info_types.items()},
         seed=2**24 + number,
         policy="smooth",
         track_tiles=300,

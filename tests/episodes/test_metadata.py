@@ -36,8 +36,9 @@ def test_difference_of_origins(name: str, value: object, said: str | None) -> No
 def test_a_view_asks_for_itself() -> None:
     for values in ([], [("view.continuous", False), ("view.size", 96), ("view.action_repeat", 2)]):
         settings = resolve(values=values)
-        view = Origin.of(settings).view
-        assert view.settings == settings.view
+        origin = Origin.of(settings)
+        view = origin.view
+        assert origin.view_settings == settings.view
         assert len(view.action_low) == len(view.action_high) == (5 if values else 3)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.config import resolve
-from pipeline.envs.random_policies import make_policy
+from pipeline.config import ViewSettings, resolve
+from pipeline.envs.car_racing.drivers import make_policy
 from pipeline.envs.tracks import episode_seed
 from pipeline.envs.view import Step
 from pipeline.episodes.recording import record, record_episode
@@ -29,6 +29,7 @@ class Script:
     truncated_at: int | None = None
     track_tiles: int = 280
     seeds: list[int] = field(default_factory=list)
+    settings: ViewSettings = field(default_factory=ViewSettings)
 
     def reset(self, seed: int) -> NDArray[np.uint8]:
         self.seeds.append(seed)
@@ -42,10 +43,13 @@ class Script:
             reward=float(action[1]),
             terminated=self.done == self.terminated_at,
             truncated=self.done == self.truncated_at,
-            on_road=self.on_road[self.done - 1],
-            speed=self.done / 2,
-            tiles=self.done,
-            lap_finished=self.done == self.terminated_at,
+            infos={
+                "on_road": self.on_road[self.done - 1],
+                "speed": self.done / 2,
+                "tiles": self.done,
+                "lap_finished": self.done == self.terminated_at,
+            },
+            lost=self.on_road[self.done - 1] == 0,
         )
 
 

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.episodes.episode import COLUMNS, INFO_TYPES, Episode
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.episodes.episode import COLUMNS, Episode
 from pipeline.episodes.metadata import Origin
 from pipeline.episodes.store import EpisodeStore, read_pending
 from pipeline.errors import StageError
@@ -39,7 +40,7 @@ def episodes(draw: st.DrawFn, discrete: bool) -> Episode:
         rewards=rng.normal(size=steps).astype(np.float32),
         terminations=last & terminated,
         truncations=last & (not terminated),
-        infos={name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in INFO_TYPES.items()},
+        infos={name: rng.integers(0, 2, steps).astype(dtype) for name, dtype in CarRacing.info_types.items()},
         seed=draw(st.integers(0, 2**31 - 1)),
         policy=draw(st.text(st.characters(codec="utf-8").filter(str.isprintable), max_size=20)),
         track_tiles=draw(st.integers(1, 400)),
@@ -261,7 +262,8 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.episodes.episode import Episode
 from pipeline.episodes.store import EpisodeStore, read_pending
 
 def episode(number):
@@ -270,7 +272,8 @@ def episode(number):
     return Episode(
         observations=rng.integers(0, 256, (51, 3, 8, 8), np.uint8), actions=np.zeros((50, 3), np.float32),
         rewards=np.zeros(50, np.float32), terminations=last, truncations=np.zeros(50, bool),
-        infos={name: np.zeros(50, dtype) for name, dtype in INFO_TYPES.items()}, seed=number, policy="x", track_tiles=1)
+        infos={name: np.zeros(50, dtype) for name, dtype in CarRacing.info_types.items()},
+        seed=number, policy="x", track_tiles=1)
 
 path = Path(sys.argv[1])
 while True:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import VARIANTS, Settings, resolve
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.episodes.windows import Batch
 from pipeline.learning.encoding import Rows
 from pipeline.learning.policy_learner import PolicyLearner

@@ -38,6 +38,13 @@ def test_a_world_comes_back_with_all_that_is_needed_to_use_it(path: Path) -> Non
     assert not any(parameter.requires_grad for parameter in world.model.parameters())
 
 
+def test_the_environment_is_named_where_it_is_not_carracing_as_it_comes(path: Path) -> None:
+    assert load_weights(path)[1]["view"] == {"action_repeat": 3, "size": 64, "continuous": True}
+    other = Interface(ViewSettings(env="Reach-v0", env_kwargs='{"speed": 2}', grey=True), (-1.0, 0.0), (1.0, 2.0))
+    save_world(path, build_world(SIZES, other), other)
+    assert load_world(path).interface == other
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_comes_back(variant: str, tmp_path: Path) -> None:
     settings, path = resolve("tiny", variant=variant).model, tmp_path / "model.safetensors"

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from pipeline.artifacts import Run
-from pipeline.envs.actions import BRAKE, GAS, LEFT, NOTHING, RIGHT
+from pipeline.config import ViewSettings
+from pipeline.envs.car_racing.actions import BRAKE, GAS, LEFT, NOTHING, RIGHT
+from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.envs.view import AgentView
 from pipeline.models.dynamics import Latent
 from pipeline.playing.game import DREAM, HUMAN, POLICY, REAL, Command, Game, Input, Keys, Moment
@@ -26,7 +28,7 @@ def _dreams_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def view() -> Iterator[AgentView]:
-    with AgentView() as view:
+    with CarRacingView() as view:
         yield view
 
 
@@ -84,7 +86,7 @@ def test_the_wheel_takes_time_to_turn_and_none_to_let_go(dream: Game) -> None:
 
 def test_a_key_is_a_discrete_action(discrete_run: Run) -> None:
     mind = open_mind(discrete_run, CPU, 0)
-    with AgentView(continuous=False) as view:
+    with CarRacingView(ViewSettings(continuous=False)) as view:
         game = make(mind, view)
         keys = (Keys(), Keys(right=True, gas=True), Keys(left=True), Keys(gas=True), Keys(gas=True, brake=True))
         assert [go(game, 1, held).action for held in keys] == [NOTHING, RIGHT, LEFT, GAS, BRAKE]
@@ -144,7 +146,7 @@ def test_a_new_start_keeps_what_was(dream: Game) -> None:
 
 def test_a_real_drive_is_the_environments(real: Game) -> None:
     last = go(real, 5)
-    with AgentView() as other:
+    with CarRacingView() as other:
         seen = [other.reset(2**24)]
         steps = [other.step(moment.action) for moment in last.drive()[1:]]  # type: ignore[arg-type]
     for moment, picture in zip(last.drive(), seen + [step.observation for step in steps], strict=True):
@@ -157,11 +159,11 @@ def test_a_real_drive_branches_as_if_it_had_been_driven_so(real: Game) -> None:
     go(real, 6)
     press(real, *[Command.REWIND] * 3)
     branched = go(real, 3, Keys(left=True, gas=True))
-    with AgentView() as other:
+    with CarRacingView() as other:
         other.reset(2**24)
         *_, step = (other.step(moment.action) for moment in branched.drive()[1:])  # type: ignore[arg-type]
     np.testing.assert_array_equal(branched.picture, step.observation)
-    assert branched.step is not None and branched.step.speed == step.speed
+    assert branched.step is not None and branched.step.infos == step.infos
     assert [len(drive) for drive in real.real_drives()] == [7, 7]
 
 

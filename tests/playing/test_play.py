@@ -15,11 +15,11 @@ import torch
 
 from pipeline.artifacts import Run
 from pipeline.config import resolve
-from pipeline.envs.view import AgentView
+from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.episodes.metadata import PLAYED
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import DreamerError, StageError, UsageError
-from pipeline.playing.game import DREAM, REAL, Command, Game, Input, Keys
+from pipeline.playing.game import DREAM, POLICY, REAL, Command, Game, Input, Keys
 from pipeline.playing.play import open_mind, play
 from pipeline.playing.screen import KEYS, SIZE, Screen
 from pipeline.playing.script import read_script
@@ -66,13 +66,13 @@ def test_real_drives_become_a_data_set_that_can_be_learned_from(tiny_run: Run, t
         assert recorded_sections(store, SETTINGS)["collect"].policy == SETTINGS.collect.policy  # type: ignore[attr-defined]
     assert [len(episode) for episode in (first, second, third)] == [4, 3, 2]
     assert third.seed != first.seed == second.seed, "another time, another track"
-    with AgentView() as view:
+    with CarRacingView() as view:
         view.reset(second.seed)
         for index, action in enumerate(second.actions):
             step = view.step(action)
             np.testing.assert_array_equal(second.observations[index + 1], step.observation)
             assert second.rewards[index] == np.float32(step.reward)
-            assert second.infos["speed"][index] == np.float32(step.speed)
+            assert second.infos["speed"][index] == np.float32(step.infos["speed"])
         assert second.track_tiles == view.track_tiles
     assert game.now.world == DREAM
 
@@ -210,3 +210,25 @@ def test_a_game_in_a_window_ends_when_it_is_closed(
 def test_a_mind_needs_a_world_and_a_policy_that_belongs_to_it(tiny_run: Run, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="dreamer fit-world"):
         open_mind(Run(tmp_path / "none"), torch.device("cpu"), 0)
+
+
+def test_in_other_environments_the_policy_acts(
+    other_run: Run, other_data: Path, other_env: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine"
+    game = play_script(other_run, other_data, "gas*3 driver none switch none*2 help", real=True, record=path)
+    assert (game.driver, game.now.world, game.now.decisions) == (POLICY, DREAM, 6)
+    here = game.now
+    np.testing.assert_array_equal(here.action, game.mind.act(here.before.latent))  # type: ignore[arg-type, union-attr]
+    (shown,) = game.gauges()
+    assert shown.value == pytest.approx(here.action[0] / 2 if other_env == "Pendulum-v1" else 1.0)  # type: ignore[index]
+    with EpisodeStore.open(path) as store:
+        assert (len(store), store.steps, store.origin.environment, store.origin.policy) == (1, 4, other_env, PLAYED)
+
+
+def test_where_nobody_can_act_a_sentence_says_so(other_run: Run, other_data: Path, tmp_path: Path) -> None:
+    alone = Run(tmp_path / "alone")
+    alone.root.mkdir()
+    shutil.copytree(other_run.world.path, alone.root / "world")
+    with pytest.raises(UsageError, match=r"no keys to act in .*run `dreamer fit-policy --run alone`"):
+        play_script(alone, other_data, "gas")

@@ -178,7 +178,7 @@ def test_discrete_actions_are_collected_and_do_not_mix_with_others(
     path = collect(discrete, name=NAME, root=tmp_path, workers=2)
     assert "share of 'steer left'" in " ".join(capsys.readouterr().out.split())
     with EpisodeStore.open(path) as store:
-        assert store.view.settings == discrete.view and store.steps >= 60
+        assert store.origin.view_settings == discrete.view and store.steps >= 60
         for index in range(len(store)):
             assert set(store.read(index).actions.tolist()) <= set(range(5))
     with pytest.raises(StageError, match=r"was collected with view.continuous False, not True; "):

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from pipeline import console, distributed
 from pipeline.artifacts import Run, file_hash
 from pipeline.config import Settings, resolve
-from pipeline.driving import POLICY, RANDOM, STRAIGHT, Drive, Garage, Job, drive, one_thread
+from pipeline.driving import POLICY, RANDOM, Drive, Garage, Job, drive, one_thread
+from pipeline.envs.car_racing.scores import DriveScore
+from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.errors import InterruptedRunError, StageError, UsageError
-from pipeline.scores import EpisodeScore, Promise, Report
+from pipeline.scores import Promise, Report
 from pipeline.stages import evaluate as stage
 from pipeline.stages.evaluate import evaluate, make_report, show
 
@@ -41,7 +43,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def short_drive(job: Job, garage: Garage) -> Drive:
     """A drive that scores as many points as its track's seed, all of them with the one decision that was dreamt of."""
     score = job.track + 0.5 * garage.stochastic
-    episode = EpisodeScore(job.track, score, 14, 3, 300, lap_finished=False, left_field=False, truncated=True)
+    episode = DriveScore(job.track, score, 14, 3, 300, lap_finished=False, left_field=False, truncated=True)
     return (
         Drive(episode, (0.0,) * 13 + (score,), 13, (1.0,) * 250) if job.driver == POLICY else Drive(episode, (score,))
     )
@@ -66,7 +68,7 @@ def test_scores_do_not_depend_on_the_number_of_workers(run: Run) -> None:
     assert first.pop("facts").keys() == second.pop("facts").keys()
     assert first == second
     assert not list(run.evaluation.path.glob("evaluation-*"))  # the same again is kept once
-    scores = [[one["score"] for one in first["drives"][driver]["episodes"]] for driver in (POLICY, RANDOM, STRAIGHT)]
+    scores = [[one["score"] for one in first["drives"][driver]["episodes"]] for driver in (POLICY, RANDOM, "straight")]
     assert len({score for row in scores for score in row}) == 3
 
 
@@ -93,7 +95,7 @@ def test_several_processes_share_the_tracks_and_the_first_reports(
 
 
 def _all(kept: dict[int, Any]) -> list[Any]:
-    return [kept.get(rank, dict.fromkeys((POLICY, RANDOM, STRAIGHT), ())) for rank in range(3)]
+    return [kept.get(rank, dict.fromkeys((POLICY, RANDOM, "straight"), ())) for rank in range(3)]
 
 
 @pytest.mark.slow
@@ -125,14 +127,17 @@ def test_a_run_with_discrete_actions_is_evaluated_and_filmed(
             yield from (drive(garage, job) for job in jobs)
 
     monkeypatch.setattr(stage, "drive_all", drive_all)
-    monkeypatch.setattr("pipeline.envs.view.TIME_LIMIT", 60)
+    monkeypatch.setattr("pipeline.envs.car_racing.view.TIME_LIMIT", 60)
+    monkeypatch.setattr(
+        "pipeline.driving.kept_view", lambda view, pictures=True: CarRacingView(view, pictures=pictures)
+    )
     run = Run(Path(shutil.copytree(discrete_run.root, tmp_path / "discrete")))
     report = evaluate(settings(tracks=1), run=run, video=True)
     assert not capsys.readouterr().err  # filmed, it came out the same
-    assert {driver: len(scores) for driver, scores in report.scores.items()} == {POLICY: 1, RANDOM: 1, STRAIGHT: 1}
+    assert {driver: len(scores) for driver, scores in report.scores.items()} == {POLICY: 1, RANDOM: 1, "straight": 1}
     assert report.scores[POLICY][0].decisions == 15
     assert (
-        report.scores[POLICY][0].score == report.scores[STRAIGHT][0].score
+        report.scores[POLICY][0].score == report.scores["straight"][0].score
     )  # untrained, it gives gas and nothing else
     assert (run.evaluation.path / "drive.mp4").exists()
 
@@ -274,7 +279,7 @@ def test_drives_too_short_to_dream_of_are_left_out() -> None:
 
 @pytest.mark.parametrize(("dreamt", "warned"), [(200.0, True), (90.0, False)])
 def test_a_flattering_dream_is_told(capsys: pytest.CaptureFixture[str], dreamt: float, warned: bool) -> None:
-    episode = EpisodeScore(1000, 100.0, 250, 30, 300, lap_finished=False, left_field=False, truncated=True)
+    episode = DriveScore(1000, 100.0, 250, 30, 300, lap_finished=False, left_field=False, truncated=True)
     promises = [Promise(track, 50, dreamt + track, 100.0 + track) for track in range(3)]
     show(Report({"list": "report", "tracks": [1000], "actions": "deterministic"}, {POLICY: [episode]}, {50: promises}))
     error = capsys.readouterr().err

@@ -18,8 +18,9 @@ import torch
 from pipeline import console
 from pipeline.artifacts import Run, file_hash, load_weights
 from pipeline.config import VARIANTS, Settings, resolve
-from pipeline.envs.actions import action_bounds
-from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.envs.car_racing.actions import action_bounds
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import DreamerError, InterruptedRunError, StageError, UsageError
@@ -54,7 +55,7 @@ def write_data(path: Path, episodes: int = 6, *, continuous: bool = True) -> Pat
                     rewards=rng.normal(size=steps).astype(np.float32),
                     terminations=last & (number == 0),
                     truncations=last & (number != 0),
-                    infos={name: np.zeros(steps, dtype) for name, dtype in INFO_TYPES.items()},
+                    infos={name: np.zeros(steps, dtype) for name, dtype in CarRacing.info_types.items()},
                     seed=number,
                     policy="smooth",
                     track_tiles=300,
@@ -223,7 +224,7 @@ from pathlib import Path
 import torch
 from pipeline.artifacts import Run
 from pipeline.config import VARIANTS, Settings, resolve
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.stages.fit_policy import fit_policy
 shutil.copytree({str(run.world.path)!r}, {str(tmp_path / "run" / "world")!r})
 run = Run(Path({str(tmp_path / "run")!r}))

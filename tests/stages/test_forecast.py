@@ -10,7 +10,8 @@ import torch
 
 from pipeline.artifacts import Manifest, Run
 from pipeline.config import VARIANTS, Settings, resolve
-from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import StageError
@@ -40,7 +41,7 @@ def write_data(path: Path, settings: Settings, steps: int = 20) -> Path:
                     rewards=np.zeros(steps, np.float32),
                     terminations=np.zeros(steps, np.bool_),
                     truncations=last,
-                    infos={name: np.zeros(steps, dtype) for name, dtype in INFO_TYPES.items()},
+                    infos={name: np.zeros(steps, dtype) for name, dtype in CarRacing.info_types.items()},
                     seed=number,
                     policy="smooth",
                     track_tiles=300,
@@ -290,7 +291,7 @@ def test_evaluating_follows_the_tracks_and_the_workers(clock: list[Any]) -> None
     start = 2 * foresee(10, 1).seconds - foresee(20, 1).seconds
     assert 0 < start < foresee(1, 1).seconds
     assert foresee(20, 2).seconds == pytest.approx(foresee(10, 1).seconds)
-    assert foresee(1, 100).sizes == "1 tracks, each driven by 3 drivers in 3 processes"
+    assert foresee(1, 100).sizes == "1 tracks, each for 3 drivers in 3 processes"
     assert foresee(20, 4).memory_gib > foresee(20, 2).memory_gib
     filmed = [foresee(tracks, 1, video=True).seconds - foresee(tracks, 1).seconds for tracks in (1, 3, 20)]
     assert filmed[0] > 0 and filmed[1:] == pytest.approx([3 * filmed[0]] * 2)

@@ -93,3 +93,8 @@ def test_the_truth_is_in_no_batch(truth_data: Path, tiny_data: Path) -> None:
     for name, column in columns[0].items():
         np.testing.assert_array_equal(column, columns[1][name])
     assert set(columns[0]) == {"observation", "action", "reward", "is_first", "is_terminal"}
+
+
+def test_of_other_environments_nothing_is_recorded_to_probe_for(other_run: Run, other_data: Path) -> None:
+    with pytest.raises(StageError, match=r"nothing is recorded of \S+-v\d to probe for"):
+        _probe(other_run, other_data)

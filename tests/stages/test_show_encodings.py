@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Run, file_hash
 from pipeline.config import resolve
-from pipeline.episodes.episode import INFO_TYPES, Episode
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.episodes.windows import Windows, split
@@ -42,7 +43,7 @@ def make_episode(rewards: list[float] | NDArray[np.float32], seed: int = 0) -> E
         rewards=np.asarray(rewards, np.float32),
         terminations=np.zeros(steps, np.bool_),
         truncations=last,
-        infos={name: np.zeros(steps, dtype) for name, dtype in INFO_TYPES.items()},
+        infos={name: np.zeros(steps, dtype) for name, dtype in CarRacing.info_types.items()},
         seed=seed,
         policy="smooth",
         track_tiles=300,

@@ -10,7 +10,9 @@ import torch
 
 from pipeline.artifacts import Run
 from pipeline.config import resolve
-from pipeline.envs.actions import ACTION_NAMES
+from pipeline.envs.actions import Actions
+from pipeline.envs.adapter import Adapter
+from pipeline.envs.car_racing.actions import ACTION_NAMES
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import StageError, UsageError
 from pipeline.models.checkpoints import load_world
@@ -59,12 +61,12 @@ def test_the_present_is_where_most_is_earned_afterwards() -> None:
 
 
 def test_five_ways_to_steer_or_all_discrete_actions(tiny_run: Run, discrete_run: Run) -> None:
-    steering = choices(load_world(tiny_run.world.weights).interface)
+    steering = choices(load_world(tiny_run.world.weights))
     assert [action[0].item() for action in steering.values()] == sorted(
         action[0].item() for action in steering.values()
     )
     assert len({tuple(action[1:].tolist()) for action in steering.values()}) == 1 and len(steering) == 5
-    discrete = choices(load_world(discrete_run.world.weights).interface)
+    discrete = choices(load_world(discrete_run.world.weights))
     assert [*discrete] == [*ACTION_NAMES] and torch.equal(torch.stack([*discrete.values()]), torch.eye(5))
 
 
@@ -113,3 +115,25 @@ def test_there_must_be_such_a_present(tiny_run: Run, tiny_data: Path, discrete_d
         show(tiny_run, tiny_data, tmp_path)  # whose drives are too short
     with pytest.raises(StageError, match="another view"):
         show(tiny_run, discrete_data, tmp_path, episode=1, decision=3)
+
+
+def test_other_environments_have_actions_that_lead_apart(other_run: Run, other_data: Path, tmp_path: Path) -> None:
+    _, futures, _, _ = show(other_run, other_data, tmp_path, episode=1, decision=7)
+    continuous = load_world(other_run.world.weights).interface.view.continuous
+    assert [future.name for future in futures] == (
+        ["-2", "-1", "0", "1", "2"] if continuous else [f"action {number}" for number in range(4)]
+    )
+
+
+def test_of_several_numbers_and_of_many_actions_some_are_compared() -> None:
+    adapter = Adapter()
+    chosen = adapter.futures(Actions((0.0, -1.0, 0.0), (2.0, 1.0, 4.0)))
+    assert [np.asarray(action).tolist() for action in chosen.values()] == [
+        [1, 0, 2],
+        [0, 0, 2],
+        [2, 0, 2],
+        [1, -1, 2],
+        [1, 1, 2],
+    ]
+    names = tuple("abcdefghijk")
+    assert adapter.futures(Actions.one_of(11, names)) == {"a": 0, "c": 2, "e": 4, "g": 6, "i": 8, "k": 10}

@@ -16,11 +16,12 @@ import torch
 
 from pipeline.artifacts import Run, file_hash, load_weights, save_weights
 from pipeline.config import resolve
+from pipeline.envs.car_racing.scores import DriveScore
 from pipeline.episodes.metadata import Origin
 from pipeline.episodes.recording import record_episode
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import UsageError
-from pipeline.scores import EpisodeScore, Report
+from pipeline.scores import Report
 from pipeline.stages.verify import verify
 
 Harm = Callable[[Path], object]
@@ -51,7 +52,8 @@ def run(tiny_run: Run, data: Path, tmp_path: Path) -> Run:
     outputs = {name: file_hash(run.world.path / name) for name in ("model.safetensors", "last.safetensors")}
     _edit(run.world.path, inputs=inputs, outputs=outputs, facts={"data": "drives"})
     hashes = {"world": file_hash(run.world.weights), "policy": file_hash(run.policy.weights)}
-    scores = [EpisodeScore(track, 10.0 * track, 9, 8, 300, False, False, True) for track in (1, 2)]
+    facts = {"tiles": 8, "track_tiles": 300, "lap_finished": False, "left_field": False, "truncated": True}
+    scores = [DriveScore(track, 10.0 * track, 9, **facts) for track in (1, 2)]
     report = Report({"tracks": [1, 2], **hashes}, {"policy": scores}, {})
     run.evaluation.path.mkdir()
     (run.evaluation.path / "evaluation.json").write_text(json.dumps(report.as_json()))
@@ -218,6 +220,22 @@ def test_weights_that_are_not_finite_are_found_though_their_hash_is_right(
 def test_an_actor_of_another_world_model_is_found(run: Run, data: Path) -> None:
     _of_another(run.root)
     assert any("names another world model" in fault for fault in verify(run.root, data.parent).faults)
+
+
+def _of_another_environment(folder: Path, env: str) -> None:
+    """Weights that name another environment, with a manifest that vouches for them."""
+    for name in ("model.safetensors", "last.safetensors"):
+        tensors, header = load_weights(folder / name)
+        header["view"]["env"] = env
+        save_weights(folder / name, tensors, header)
+        _sign(folder, name)
+
+
+def test_code_that_an_evaluation_would_import_is_named(run: Run, data: Path) -> None:
+    _of_another_environment(run.root / "world", "theirs:CarRacing-v3")
+    verdict = verify(run.root, data.parent)
+    assert any("the module theirs is imported" in warning for warning in verdict.warnings)
+    assert any("another view than" in fault and "settings.toml tells" in fault for fault in verdict.faults)
 
 
 def test_what_is_not_done_yet_is_no_fault(run: Run, tmp_path: Path) -> None:

@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.envs.view import Gauge
 from pipeline.viewing.cockpit import HEIGHT, WIDTH, Cockpit, Dials
 
 RNG = np.random.default_rng(0)
 DRIVE = RNG.integers(0, 256, (400, 600, 3), dtype=np.uint8)
 SEEN, REBUILT = RNG.integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
-IDLE = Dials(steer=0, gas=0, brake=0, speed=0, score=0, tiles=0, track_tiles=300, seconds=0)
+
+
+def car(steer: float = 0, gas: float = 0, brake: float = 0, speed: float = 0) -> Dials:
+    """The instruments of CarRacing; the last three from 0 to 1."""
+    gauges = [Gauge("Steering", steer, signed=True), Gauge("Gas", gas), Gauge("Brake", brake), Gauge("Speed", speed)]
+    return Dials(score=0, seconds=0, gauges=gauges, tiles="0/300")
+
+
+IDLE = car()
 GAUGES = slice(490, 510)  # rows
 
 
@@ -50,22 +59,40 @@ def test_any_size_of_observation_fits(size: int) -> None:
 
 
 def test_steering_points_to_its_side() -> None:
-    left, right = changed_columns(replace(IDLE, steer=-0.5)), changed_columns(replace(IDLE, steer=0.5))
+    left, right = changed_columns(car(steer=-0.5)), changed_columns(car(steer=0.5))
     assert left.max() <= right.min()
     assert len(left) == pytest.approx(len(right), abs=2)
-    assert len(changed_columns(replace(IDLE, steer=1.0))) == pytest.approx(2 * len(right), abs=2)
+    assert len(changed_columns(car(steer=1.0))) == pytest.approx(2 * len(right), abs=2)
 
 
-@pytest.mark.parametrize(("name", "full"), [("gas", 1.0), ("brake", 1.0), ("speed", 100.0)])
-def test_gauges_grow_with_what_they_show(name: str, full: float) -> None:
-    half, whole = (changed_columns(replace(IDLE, **{name: share * full})) for share in (0.5, 1.0))
+@pytest.mark.parametrize("name", ["gas", "brake", "speed"])
+def test_gauges_grow_with_what_they_show(name: str) -> None:
+    half, whole = (changed_columns(car(**{name: share})) for share in (0.5, 1.0))
     assert half.min() == whole.min()
     assert len(whole) == pytest.approx(2 * len(half), abs=2)
 
 
-def test_a_speed_beyond_the_gauge_fills_it() -> None:
-    fast, faster = (changed_columns(replace(IDLE, speed=speed)) for speed in (100.0, 250.0))
-    assert np.array_equal(fast, faster)
+@pytest.mark.parametrize(("height", "width"), [(210, 160), (500, 500), (64, 64), (900, 300)])
+def test_any_real_picture_fits(height: int, width: int) -> None:
+    plain = np.full((height, width, 3), 77, np.uint8)
+    shown = Cockpit("t", "s").picture(plain, SEEN, REBUILT, IDLE)
+    rows, columns = np.nonzero((shown == 77).all(-1))
+    tall, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert (tall == 400 and wide <= 600) or (wide == 600 and tall <= 400)
+    assert tall / wide == pytest.approx(height / width, rel=0.02)
+
+
+def test_many_gauges_have_room_each() -> None:
+    for chosen in range(9):
+        gauges = [Gauge(f"Action {number}", float(number == chosen)) for number in range(18)]
+        columns = changed_columns_of(gauges)
+        assert columns.min() > 24 + chosen * 600 / 9 - 4 and columns.max() < 24 + (chosen + 1) * 600 / 9 + 4
+
+
+def changed_columns_of(gauges: list[Gauge]) -> NDArray[np.intp]:
+    """Columns that differ from those where nothing is chosen."""
+    idle = replace(IDLE, gauges=[replace(gauge, value=0.0) for gauge in gauges])
+    return np.flatnonzero((picture(replace(IDLE, gauges=gauges))[GAUGES] != picture(idle)[GAUGES]).any((0, 2)))
 
 
 def test_a_card_dims_the_drive_alone() -> None:

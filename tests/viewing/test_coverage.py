@@ -8,19 +8,20 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import ACTION_NAMES, action_bounds
 from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
-from pipeline.viewing.coverage import LAP, LIMIT, OFF_FIELD, OFF_ROAD, Coverage, draw, measure, report, weaknesses
+from pipeline.viewing.coverage import LAP, LIMIT, OFF_FIELD, OFF_ROAD, DriveCoverage, draw, measure, report
 
 
-def good(decisions: int = 1000, episodes: int = 50) -> Coverage:
+def good(decisions: int = 1000, episodes: int = 50) -> DriveCoverage:
     """Data that nothing is wrong with."""
     rng = np.random.default_rng(0)
-    return Coverage(
+    return DriveCoverage(
         speed=rng.uniform(0, 70, decisions).astype(np.float32),
         actions=rng.uniform(-1, 1, (decisions, 3)).astype(np.float32),
+        names=("steering", "gas", "brake"),
         wheels=rng.integers(0, 5, decisions).astype(np.uint8),
         rewards=rng.choice([-0.4, 3.0, -100.0], decisions).astype(np.float32),
         lengths=rng.integers(40, 250, episodes),
@@ -30,15 +31,15 @@ def good(decisions: int = 1000, episodes: int = 50) -> Coverage:
     )
 
 
-def good_discrete(decisions: int = 1000, episodes: int = 50) -> Coverage:
+def good_discrete(decisions: int = 1000, episodes: int = 50) -> DriveCoverage:
     """The same, of discrete actions and episodes of one length."""
     actions = np.random.default_rng(1).choice(5, decisions, p=[0.1, 0.15, 0.15, 0.55, 0.05])
     lengths = np.full(episodes, decisions // episodes)
-    return replace(good(decisions, episodes), actions=actions, lengths=lengths)
+    return replace(good(decisions, episodes), actions=actions, names=ACTION_NAMES, lengths=lengths)
 
 
 def test_good_data_have_no_weakness() -> None:
-    assert weaknesses(good()) == weaknesses(good_discrete()) == []
+    assert good().weaknesses() == good_discrete().weaknesses() == []
 
 
 @pytest.mark.parametrize(
@@ -52,12 +53,12 @@ def test_good_data_have_no_weakness() -> None:
     ],
 )
 def test_each_weakness_is_told_with_its_cure(poor: dict[str, object], said: str) -> None:
-    (told,) = weaknesses(replace(good(), **poor))
+    (told,) = replace(good(), **poor).weaknesses()
     assert said in told and ("collect.p" in told or "collect more decisions" in told)
 
 
 def test_a_finished_lap_is_an_end_for_good() -> None:
-    assert weaknesses(replace(good(), ends=Counter({LAP: 1, OFF_ROAD: 49}))) == []
+    assert replace(good(), ends=Counter({LAP: 1, OFF_ROAD: 49})).weaknesses() == []
 
 
 def _episode(
@@ -103,6 +104,7 @@ def store_path(tmp_path: Path) -> Path:
 def test_measure(store_path: Path) -> None:
     with EpisodeStore.open(store_path) as store:
         coverage = measure(store)
+    assert isinstance(coverage, DriveCoverage)
     assert coverage.ends == Counter({OFF_ROAD: 1, LIMIT: 2, OFF_FIELD: 1, LAP: 1})
     assert coverage.lengths.tolist() == [5, 5, 2, 4, 3]
     assert coverage.scores.tolist() == [10, 10, 1, 6, 3]

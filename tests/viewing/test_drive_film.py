@@ -9,16 +9,19 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Run
 from pipeline.driving import agent_of, open_garage
-from pipeline.envs.actions import GAS, LEFT, Action
-from pipeline.envs.view import AgentView, Step
-from pipeline.scores import EpisodeScore
+from pipeline.envs.actions import Action
+from pipeline.envs.car_racing.actions import GAS, LEFT
+from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.envs.car_racing.scores import DriveScore
+from pipeline.envs.car_racing.view import CarRacingView
+from pipeline.envs.view import Step
 from pipeline.viewing import drive_film
 from pipeline.viewing.cockpit import Cockpit, Dials
 from pipeline.viewing.drive_film import Pick, film_drive, pick, reconstruction
 
 
-def episode(score: float, track: int) -> EpisodeScore:
-    return EpisodeScore(track, score, 250, 30, 300, lap_finished=False, left_field=False, truncated=True)
+def episode(score: float, track: int) -> DriveScore:
+    return DriveScore(track, score, 250, 30, 300, lap_finished=False, left_field=False, truncated=True)
 
 
 def picked(*scores: float) -> list[tuple[str, int]]:
@@ -36,7 +39,7 @@ def test_no_drive_is_picked_twice() -> None:
     assert [track for _, track in picked(1, 1, 1)] == [0, 1, 2]
 
 
-class ShortView(AgentView):
+class ShortView(CarRacingView):
     """Three decisions over a field of one colour, the second of which brings a reward of 5."""
 
     def reset(self, seed: int) -> NDArray[np.uint8]:
@@ -46,7 +49,8 @@ class ShortView(AgentView):
     def step(self, action: NDArray[np.float32]) -> Step:
         self.done += 1
         reward, over = 5.0 * (self.done == 2), self.done == 3
-        return Step(np.full((3, 64, 64), 100, np.uint8), reward, False, over, 4, 30.0, self.done, lap_finished=False)
+        infos = {"on_road": 4, "speed": 30.0, "tiles": self.done, "lap_finished": False}
+        return Step(np.full((3, 64, 64), 100, np.uint8), reward, False, over, infos)
 
     @property
     def track_tiles(self) -> int:
@@ -58,12 +62,12 @@ class ShortView(AgentView):
         return [np.full((400, 600, 3), 10 * self.done + k, np.uint8) for k in range(count)]
 
 
-SCORE = EpisodeScore(1000, 5.0, 3, 3, 300, lap_finished=False, left_field=False, truncated=True)
+SCORE = DriveScore(1000, 5.0, 3, 3, 300, lap_finished=False, left_field=False, truncated=True)
 TITLE, END = 40, 25  # pictures
 
 
-def film(run: Run, monkeypatch: pytest.MonkeyPatch, score: EpisodeScore) -> list[NDArray[np.uint8]]:
-    monkeypatch.setattr("pipeline.viewing.drive_film.AgentView", ShortView)
+def film(run: Run, monkeypatch: pytest.MonkeyPatch, score: DriveScore) -> list[NDArray[np.uint8]]:
+    monkeypatch.setattr(CarRacing, "open", lambda self, view, *, film: ShortView(view, film=film))
     return list(film_drive(open_garage(run), Pick("Best", score)))
 
 
@@ -91,7 +95,7 @@ def test_the_dials_show_what_the_action_does_to_the_car(tiny_run: Run, monkeypat
     monkeypatch.setattr(drive_film, "make_driver", lambda garage, job: lambda seen: next(actions))
     monkeypatch.setattr(drive_film, "reconstruction", lambda agent: np.zeros((3, 64, 64), np.uint8))
     film(tiny_run, monkeypatch, SCORE)
-    controls = [(dials.steer, dials.gas, dials.brake) for dials in shown]
+    controls = [tuple(gauge.value for gauge in dials.gauges[:3]) for dials in shown]
     assert controls == [(-0.5, 0.25, 0.75)] * 3 + [(-0.6, 0.0, 0.0)] * 3  # of the first two decisions, and a title
 
 

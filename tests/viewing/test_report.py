@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,10 @@ import pytest
 from browser import browser
 
 from pipeline.artifacts import Run
+from pipeline.config import resolve
 from pipeline.errors import StageError
 from pipeline.lineage import Link, trace
-from pipeline.scores import mean_interval
+from pipeline.scores import EpisodeScore, Promise, Report, mean_interval
 from pipeline.viewing import report
 from pipeline.viewing.film import write_film
 from pipeline.viewing.report import render, write_report
@@ -102,7 +104,7 @@ def test_a_run_that_has_just_begun_says_what_comes_next(finished_run: Run) -> No
         for path in folder.path.iterdir():
             path.unlink()
     page = render(trace(finished_run, DATA), Path("data"))
-    assert "This run has not driven yet." in page and "dreamer fit-policy --run demo" in page
+    assert "This run has not been evaluated yet." in page and "dreamer fit-policy --run demo" in page
     assert page.count("data:image/svg+xml") == 2 and "<video" not in page
 
 
@@ -139,3 +141,22 @@ def test_damaged_metrics_are_refused(finished_run: Run) -> None:
     finished_run.world.metrics.write_text('{"step": 1, "picture": "much"}\n')
     with pytest.raises(StageError, match=r"metrics\.jsonl is damaged"):
         render(trace(finished_run, DATA), Path("data"))
+
+
+def test_the_page_of_another_environment_knows_no_tracks(finished_run: Run) -> None:
+    settings = resolve("tiny", values=[("view.env", "Pendulum-v1")])
+    finished_run.world.write_settings(settings)
+    scores = {
+        driver: [EpisodeScore(1000 + k, -100.0 * k, 200, truncated=k > 0) for k in range(3)]
+        for driver in ("policy", "random")
+    }
+    promises = [Promise(1000 + k, 15, -30.0, -20.0) for k in range(3)]
+    question = {"env": "Pendulum-v1", "tracks": [1000, 1001, 1002], "list": "report", "actions": "deterministic"}
+    tree = {**Report(question, scores, {15: promises}).as_json(), "facts": {}}
+    (finished_run.evaluation.path / "evaluation.json").write_text(json.dumps(tree))
+    page = render(trace(finished_run, DATA), Path("data"))
+    text = re.sub(r"<style>.*?</style>|<pre>.*?</pre>|<[^>]+>", " ", page, flags=re.S)
+    assert "A world model of Pendulum-v1" in text and "All 3 seeds" in text and "the end" in text
+    for word in ("track", "tiles", "lap", "CarRacing", "drive", "field"):
+        assert not re.search(rf"\b{word}s?\b", text.replace("drive.mp4", "")), word
+    assert "--data demo --env Pendulum-v1 --preset tiny" in page

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.scores import EpisodeScore, Promise
+from pipeline.envs.car_racing.scores import DriveScore
+from pipeline.scores import Promise
 from pipeline.viewing.score_figures import promise_figure, score_figure
 
-ONE = EpisodeScore(1, 5.0, 250, 30, 300, lap_finished=False, left_field=False, truncated=True)
+ONE = DriveScore(1, 5.0, 250, tiles=30, track_tiles=300, lap_finished=False, left_field=False, truncated=True)
 
 
 def test_tracks_are_in_the_order_of_the_first_driver() -> None:
@@ -21,7 +22,7 @@ def test_tracks_are_in_the_order_of_the_first_driver() -> None:
 
 
 def test_what_is_true_lies_on_the_line() -> None:
-    axes = promise_figure([Promise(1, 15, 40.0, 30.0), Promise(2, 15, 70.0, 60.0)], 15).axes[0]
+    axes = promise_figure([Promise(1, 15, 40.0, 30.0), Promise(2, 15, 70.0, 60.0)], 15, "track").axes[0]
     truth, dots = axes.lines
     assert np.array_equal(truth.get_xdata(), truth.get_ydata())
     assert list(dots.get_xdata()) == [30, 60] and list(dots.get_ydata()) == [40, 70]

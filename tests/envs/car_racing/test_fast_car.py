@@ -7,9 +7,9 @@ import pytest
 from gymnasium.envs.box2d.car_dynamics import Car
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from pipeline.envs.fast_car import FastCar
-from pipeline.envs.fast_car_racing import FastCarRacing
-from pipeline.envs.random_policies import make_policy
+from pipeline.envs.car_racing.drivers import make_policy
+from pipeline.envs.car_racing.fast_car import FastCar
+from pipeline.envs.car_racing.fast_car_racing import FastCarRacing
 
 
 class Undrawn(CarRacing):

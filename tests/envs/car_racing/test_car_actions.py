@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from pipeline.envs.actions import (
+from pipeline.envs.actions import Action
+from pipeline.envs.car_racing.actions import (
     ACTION_HIGH,
     ACTION_LOW,
     ACTION_NAMES,
@@ -18,7 +19,6 @@ from pipeline.envs.actions import (
     LEFT,
     NOTHING,
     RIGHT,
-    Action,
     action_bounds,
     controls,
 )

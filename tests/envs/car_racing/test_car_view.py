@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import gymnasium
@@ -12,11 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.envs.actions import BRAKE, GAS
-from pipeline.envs.random_policies import make_policy
-from pipeline.envs.view import TIME_LIMIT, AgentView, Step, shrink
+from pipeline.config import ViewSettings
+from pipeline.envs.car_racing.actions import BRAKE, GAS
+from pipeline.envs.car_racing.drivers import make_policy
+from pipeline.envs.car_racing.view import TIME_LIMIT, CarRacingView
+from pipeline.envs.view import Step, shrink
 
 STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
+
+
+def view_of(*, fast: bool = True, pictures: bool = True, film: bool = False, **settings: Any) -> CarRacingView:
+    return CarRacingView(ViewSettings(**settings), fast=fast, pictures=pictures, film=film)
 
 
 def stock_step(env: gymnasium.Env, action: np.ndarray, repeat: int = 4) -> tuple[Step, int]:
@@ -31,7 +38,8 @@ def stock_step(env: gymnasium.Env, action: np.ndarray, repeat: int = 4) -> tuple
     speed = float(np.hypot(*base.car.hull.linearVelocity))
     on_road = sum(len(wheel.tiles) > 0 for wheel in base.car.wheels)
     lap = info.get("lap_finished", False)
-    step = Step(shrink(frame), total, terminated, truncated, on_road, speed, base.tile_visited_count, lap)
+    infos = {"on_road": on_road, "speed": speed, "tiles": base.tile_visited_count, "lap_finished": lap}
+    step = Step(shrink(frame), total, terminated, truncated, infos, lost=on_road == 0)
     return step, taken
 
 
@@ -39,15 +47,15 @@ def assert_same(ours: Step, theirs: Step) -> None:
     np.testing.assert_array_equal(ours.observation, theirs.observation)
     assert ours.reward == theirs.reward
     assert (ours.terminated, ours.truncated) == (theirs.terminated, theirs.truncated)
-    assert (ours.on_road, ours.tiles, ours.lap_finished) == (theirs.on_road, theirs.tiles, theirs.lap_finished)
-    assert ours.speed == pytest.approx(theirs.speed, rel=1e-6)
+    assert ours.infos == {**theirs.infos, "speed": pytest.approx(theirs.infos["speed"], rel=1e-6)}
+    assert ours.lost == theirs.lost
 
 
 @pytest.mark.parametrize("seed", [11, 2**30 + 5])
 def test_steps_are_those_of_gymnasium_four_at_a_time(seed: int) -> None:
     stock = gymnasium.make("CarRacing-v3")
     policy = make_policy("smooth", np.random.default_rng(seed))
-    with AgentView() as view:
+    with view_of() as view:
         np.testing.assert_array_equal(view.reset(seed), shrink(stock.reset(seed=seed)[0]))
         assert view.track_tiles == len(stock.unwrapped.track)
         for _ in range(40):
@@ -61,7 +69,7 @@ def test_discrete_steps_are_those_of_gymnasium_four_at_a_time() -> None:
     rng = np.random.default_rng(0)
     actions = [GAS] * 40 + [BRAKE] * 5 + rng.choice(5, 105, p=[0.1, 0.15, 0.15, 0.55, 0.05]).tolist()
     assert set(actions) == set(range(5))
-    with AgentView(continuous=False) as view:
+    with view_of(continuous=False) as view:
         np.testing.assert_array_equal(view.reset(11), shrink(stock.reset(seed=11)[0]))
         for count, action in enumerate(actions):
             ours = view.step(action)
@@ -72,7 +80,7 @@ def test_discrete_steps_are_those_of_gymnasium_four_at_a_time() -> None:
 
 
 def test_discrete_actions_may_be_numpys() -> None:
-    with AgentView(continuous=False) as one, AgentView(continuous=False) as other:
+    with view_of(continuous=False) as one, view_of(continuous=False) as other:
         one.reset(3)
         other.reset(3)
         for action in range(5):
@@ -82,14 +90,14 @@ def test_discrete_actions_may_be_numpys() -> None:
 def test_leaving_the_playfield_inside_a_repeat() -> None:
     stock = gymnasium.make("CarRacing-v3")
     stock.reset(seed=0)
-    with AgentView() as view:
+    with view_of() as view:
         view.reset(0)
         for _ in range(100):
             ours, (theirs, taken) = view.step(STRAIGHT), stock_step(stock, STRAIGHT)
             assert_same(ours, theirs)
             if ours.terminated:
                 break
-        assert ours.terminated and not ours.lap_finished and not ours.truncated
+        assert ours.terminated and not ours.infos["lap_finished"] and not ours.truncated
         assert taken < 4
         assert -100.3 <= ours.reward <= -100.0
         with pytest.raises(RuntimeError, match="reset"):
@@ -101,7 +109,7 @@ def test_leaving_the_playfield_inside_a_repeat() -> None:
 def test_a_finished_lap_inside_a_repeat() -> None:
     stock = gymnasium.make("CarRacing-v3")
     stock.reset(seed=4)
-    with AgentView() as view:
+    with view_of() as view:
         view.reset(4)
         for env in (stock.unwrapped, view._env):
             for tile in env.road[9:]:  # all but the first stretch, as if driven before
@@ -112,8 +120,8 @@ def test_a_finished_lap_inside_a_repeat() -> None:
             assert_same(ours, theirs)
             if ours.terminated:
                 break
-        assert ours.terminated and ours.lap_finished
-        assert ours.tiles == view.track_tiles
+        assert ours.terminated and ours.infos["lap_finished"]
+        assert ours.infos["tiles"] == view.track_tiles
         assert taken < 4
 
 
@@ -123,7 +131,7 @@ def test_the_time_limit_truncates_inside_a_repeat() -> None:
     stock = gymnasium.make("CarRacing-v3")
     assert isinstance(stock, gymnasium.wrappers.TimeLimit)
     stock.reset(seed=1)
-    with AgentView() as view:
+    with view_of() as view:
         view.reset(1)
         stock._elapsed_steps = view._steps = TIME_LIMIT - 6  # not to wait for it
         ours, (theirs, taken) = view.step(STRAIGHT), stock_step(stock, STRAIGHT)
@@ -137,7 +145,7 @@ def test_the_time_limit_truncates_inside_a_repeat() -> None:
 
 
 def test_stock_drawing_gives_the_same_steps() -> None:
-    with AgentView(action_repeat=3, fast=False) as plain, AgentView(action_repeat=3) as fast:
+    with view_of(action_repeat=3, fast=False) as plain, view_of(action_repeat=3) as fast:
         np.testing.assert_array_equal(plain.reset(8), fast.reset(8))
         for _ in range(5):
             assert_same(fast.step(STRAIGHT), plain.step(STRAIGHT))
@@ -147,7 +155,7 @@ def test_stock_drawing_gives_the_same_steps() -> None:
 def test_without_pictures_all_else_is_the_same(continuous: bool) -> None:
     """To the end of drives that leave the playfield, and of one that is cut off."""
     policy = make_policy("smooth", np.random.default_rng(1), continuous=continuous)
-    with AgentView(continuous=continuous) as seeing, AgentView(continuous=continuous, pictures=False) as blind:
+    with view_of(continuous=continuous) as seeing, view_of(continuous=continuous, pictures=False) as blind:
         for seed in range(3):
             seeing.reset(seed)
             assert blind.reset(seed).shape == (3, 0, 0)
@@ -166,14 +174,14 @@ def test_without_pictures_all_else_is_the_same(continuous: bool) -> None:
 def test_without_pictures_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("aapolygon", "filled_polygon"):
         monkeypatch.setattr("pygame.gfxdraw." + name, lambda *_: pytest.fail("drawn"))
-    with AgentView(pictures=False) as view:
+    with view_of(pictures=False) as view:
         view.reset(0)
         while not view.step(STRAIGHT).terminated:
             pass
 
 
 def test_a_film_needs_no_pictures_for_the_agent() -> None:
-    with AgentView(film=True) as seeing, AgentView(film=True, pictures=False) as blind:
+    with view_of(film=True) as seeing, view_of(film=True, pictures=False) as blind:
         seeing.reset(6)
         blind.reset(6)
         seeing.step(STRAIGHT)
@@ -182,12 +190,12 @@ def test_a_film_needs_no_pictures_for_the_agent() -> None:
 
 
 def test_stock_drawing_without_pictures_shows_none() -> None:
-    with AgentView(fast=False, pictures=False) as view:
+    with view_of(fast=False, pictures=False) as view:
         assert view.reset(0).shape == (3, 0, 0)
 
 
 def test_actions_are_clipped() -> None:
-    with AgentView() as wild, AgentView() as tame:
+    with view_of() as wild, view_of() as tame:
         wild.reset(3)
         tame.reset(3)
         for _ in range(6):
@@ -197,15 +205,15 @@ def test_actions_are_clipped() -> None:
 
 @pytest.mark.parametrize("action", [[np.nan, 0.0, 0.0], [0.0, np.inf, 0.0], [0.0, 0.0], 3])
 def test_an_action_that_is_none_is_refused(action: list[float] | int) -> None:
-    with AgentView() as view:
+    with view_of() as view:
         view.reset(0)
-        with pytest.raises(ValueError, match="three finite numbers"):
+        with pytest.raises(ValueError, match="3 finite numbers"):
             view.step(np.array(action, np.float32))
 
 
 @pytest.mark.parametrize("action", [-1, 5, 3.0, np.array([0.0, 0.5, 0.0], np.float32), np.eye(5)[3]], ids=str)
 def test_a_discrete_action_that_is_none_is_refused(action: object) -> None:
-    with AgentView(continuous=False) as view:
+    with view_of(continuous=False) as view:
         view.reset(0)
         with pytest.raises(ValueError, match=r"a whole number .*3 gas"):
             view.step(action)  # type: ignore[arg-type]
@@ -213,14 +221,14 @@ def test_a_discrete_action_that_is_none_is_refused(action: object) -> None:
 
 
 def test_step_before_reset_is_refused() -> None:
-    with AgentView() as view, pytest.raises(RuntimeError, match="reset"):
+    with view_of() as view, pytest.raises(RuntimeError, match="reset"):
         view.step(STRAIGHT)
 
 
 def test_film_shows_every_second_step_and_changes_nothing() -> None:
     stock = gymnasium.make("CarRacing-v3", render_mode="rgb_array")
     stock.reset(seed=6)
-    with AgentView(film=True) as filming, AgentView() as plain:
+    with view_of(film=True) as filming, view_of() as plain:
         np.testing.assert_array_equal(filming.reset(6), plain.reset(6))
         np.testing.assert_array_equal(filming.film_frames, [stock.render()])
         for _ in range(3):
@@ -237,9 +245,9 @@ def test_film_shows_every_second_step_and_changes_nothing() -> None:
 
 def test_needs_no_display() -> None:
     bare = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")}
-    code = "from pipeline.envs.view import AgentView; print(AgentView().reset(0).sum())"
+    code = "from pipeline.envs.car_racing.view import CarRacingView; print(CarRacingView().reset(0).sum())"
     done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
-    with AgentView() as view:
+    with view_of() as view:
         assert int(done.stdout.split()[-1]) == view.reset(0).sum()
 
 

@@ -13,9 +13,9 @@ from gymnasium.envs.box2d import car_dynamics, car_racing
 from gymnasium.envs.box2d.car_dynamics import Car
 from gymnasium.envs.box2d.car_racing import PLAYFIELD, CarRacing
 
-from pipeline.envs import fast_car_racing
-from pipeline.envs.fast_car import FastCar
-from pipeline.envs.fast_car_racing import FastCarRacing
+from pipeline.envs.car_racing import fast_car_racing
+from pipeline.envs.car_racing.fast_car import FastCar
+from pipeline.envs.car_racing.fast_car_racing import FastCarRacing
 
 STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
 
@@ -182,11 +182,16 @@ def test_pictures_for_people_are_gymnasiums(pair: Pair) -> None:
     both.step(STRAIGHT)  # and ours goes on after it
 
 
-def test_randomized_colours_are_left_to_gymnasium() -> None:
+def test_every_picture_of_drives_in_random_colours_is_gymnasiums() -> None:
     both = Pair(domain_randomize=True)
-    both.reset(1)
-    both.step(STRAIGHT)
-    assert not both.ours._fast
+    backgrounds = set()
+    for seed in range(4):
+        both.reset(seed)
+        backgrounds.add(tuple(both.ours.bg_color))
+        for step in range(60):
+            both.step(np.array([0.3 * np.sin(step / 9), 0.6, 0.0], dtype=np.float32))
+        assert both.ours.tile_visited_count > 5  # which have got the road's colour
+    assert both.ours._fast and len(backgrounds) == 4
 
 
 def test_survives_a_pygame_quit_elsewhere(pair: Pair) -> None:

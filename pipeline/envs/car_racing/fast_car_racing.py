@@ -98,10 +98,9 @@ _BLACK.setflags(write=False)
 class FastCarRacing(CarRacing):
     """gymnasium's `CarRacing` with exact but fast `state_pixels`, and steps that need not draw.
 
-    Pictures for `rgb_array` and `human`, of `domain_randomize=True`, and those where an indicator leaves the
-    bar are drawn by gymnasium. So is everything, after one warning a process, where gymnasium is not of a
-    tested version, lacks a private name used here, or where the first picture of this environment is not what
-    gymnasium draws.
+    Pictures for `rgb_array` and `human`, and those where an indicator leaves the bar are drawn by gymnasium. So is
+    everything, after one warning a process, where gymnasium is not of a tested version, lacks a private name used
+    here, or where the first picture of this environment is not what gymnasium draws.
 
     Args:
         pictures: False where nobody looks at any: none is drawn and observations are black, unless everything
@@ -119,7 +118,7 @@ class FastCarRacing(CarRacing):
         self._wanted = True
         self._checked = False
         self.slow_because = _why_not()
-        self._fast = self.slow_because is None and not self.domain_randomize
+        self._fast = self.slow_because is None
         if self.slow_because is not None:
             _warn_once(self.slow_because)
         if self._fast and pictures:
