@@ -25,6 +25,8 @@ from .trackers import Tracker
 _PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal
 _MAX_BYTES = 2**30  # of metrics: those of the most updates that the settings allow take 0.3 GB
 
+_LARGEST = 1e100  # in metrics: beyond what any of them can be, and what can be drawn
+
 _out = Console(highlight=False, soft_wrap=True)
 _error = Console(stderr=True, highlight=False, soft_wrap=True)
 _trackers: tuple[Callable[[Path], Tracker], ...] = ()
@@ -62,7 +64,7 @@ def fail(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are numbers, flush right."""
-    grid = Table(title=title, title_justify="left")
+    grid = Table(title=_plain(title), title_justify="left")
     for index, column in enumerate(columns):
         grid.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
@@ -186,7 +188,10 @@ class MetricsLog:
         kept = [line for line in read_lines(path) if line["step"] <= after]
         fresh = path.with_name(f".{path.name}.new")
         fresh.unlink(missing_ok=True)  # a link of this name in somebody else's run would lead out of it
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(line) + "\n" for line in kept)
+            stream.flush()
+            os.fsync(stream.fileno())
         fresh.replace(path)  # a kill in between leaves the old file
         self.trackers = [tracker(path.parent) for tracker in _trackers]
         for line in kept:
@@ -246,6 +251,6 @@ def _parse_line(text: str) -> dict[str, float]:
     line = parse_json(text)
     if not isinstance(line.get("step"), int):
         raise ValueError("it has no step")
-    if not all(value is None or isinstance(value, int | float) for value in line.values()):
-        raise ValueError("a metric is not a number")
+    if not all(value is None or (isinstance(value, int | float) and abs(value) < _LARGEST) for value in line.values()):
+        raise ValueError("a metric is not a number")  # NaN neither: null stands for what is not finite
     return line

@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+
+MAX_BYTES = 2**26
+"""Of a report as JSON that is read."""
+
+Points = Annotated[float, Field(ge=-1e9, le=1e9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+"""What `Report.from_json` takes for a sum of rewards and for a number of things: no more than can be drawn."""
 
 _RESAMPLES = 9999
 _CONFIDENCE = 0.95
@@ -37,10 +44,10 @@ class EpisodeScore:
     """
 
     track: int
-    score: float
-    decisions: int
-    tiles: int
-    track_tiles: int
+    score: Points
+    decisions: Count
+    tiles: Count
+    track_tiles: Annotated[Count, Field(ge=1)]
     lap_finished: bool
     left_field: bool
     truncated: bool
@@ -134,9 +141,9 @@ class Promise:
     """
 
     track: int
-    decisions: int
-    dreamt: float
-    real: float
+    decisions: Count
+    dreamt: Points
+    real: Points
 
 
 def compare(track: int, dreamt: Sequence[float], real: Sequence[float], horizon: int, left_field: bool) -> Promise:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -514,6 +516,34 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(
 def test_ctrl_c_ends_with_130(capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     _replace_stage(monkeypatch, "show_encodings", _failing(KeyboardInterrupt()))
     assert dreamer("show-encodings") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["collect", "fit_world", "show_encodings", "fit_policy", "evaluate"])
+def test_a_run_that_is_told_to_stop_begins_no_other_stage(
+    stage: str, number: signal.Signals, capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(9)
+
+    _replace_stage(monkeypatch, stage, told)
+    assert dreamer("run") == 130
+    captured = capsys.readouterr()
+    assert "the same command goes on from what is saved" in " ".join(captured.err.split())
+    assert "Traceback" not in captured.err and stage not in {name for name, _, _ in calls}
+
+
+@pytest.mark.parametrize("words", [["verify", "artifacts"], ["status"], ["report", "x"], ["curves", "x"], ["doctor"]])
+def test_ctrl_c_ends_what_only_looks_with_130_too(
+    words: list[str], capsys: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").mkdir()
+    for name in ("stages.verify.verify", "lineage.run_names", "lineage.find_run", "doctor.examine"):
+        monkeypatch.setattr(f"pipeline.{name}", _failing(KeyboardInterrupt()))
+    assert dreamer(*words) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 

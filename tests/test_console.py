@@ -37,8 +37,11 @@ def test_metrics_resume_without_gaps_or_doubles(tmp_path: Path) -> None:
         "[" * 10**5,
         '{"step": 2, "loss": [[]]}',
         "\0" * 9,
+        '{"step": 2, "loss": NaN}',
+        '{"step": 2, "loss": 1e999}',
+        f'{{"step": {10**400}}}',
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_a_line_within_that_is_damaged_loses_no_other(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -66,11 +69,12 @@ def test_a_link_in_somebody_elses_run_is_not_written_through(tmp_path: Path) -> 
 def test_commands_to_the_terminal_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     for show in (console.say, console.warn, console.fail):
         show("a\x1b[2Jb\x07[red]c")
-    console.table("title", ["name"], [["\x1b]0;owned\x07 <script>"]])
+    console.table("[blink]title\x1b[2J", ["name"], [["\x1b]0;owned\x07 <script>"]])
     captured = capsys.readouterr()
     assert captured.out.startswith("a\\x1b[2Jb\\x07[red]c\n")
     assert captured.err == "Warning: a\\x1b[2Jb\\x07[red]c\nError: a\\x1b[2Jb\\x07[red]c\n"
     assert "\x1b" not in captured.out and "\x07" not in captured.out and "<script>" in captured.out
+    assert "[blink]title" in captured.out
 
 
 def test_a_new_log_begins_empty(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from ..envs.view import AgentView
 from ..episodes.episode import Episode
 from ..episodes.metadata import PLAYED, Origin
 from ..episodes.recording import as_episode
-from ..episodes.store import EpisodeStore, EpisodeWriter
+from ..episodes.store import EpisodeStore, EpisodeWriter, lock_of
 from ..errors import StageError, UsageError
+from ..locks import reading
 from ..models.checkpoints import load_actor, load_world
 from ..randomness import Stream, stream_seed
 from ..viewing.film import write_film
@@ -63,6 +64,7 @@ def play(
 
     Raises:
         StageError: the world model is missing or damaged, or the data set does not go with it.
+        BusyError: another command is at work on them.
         UsageError: the film exists, or a track that is reported on would be recorded.
         DreamerError: there is no display for a window.
     """
@@ -70,14 +72,16 @@ def play(
         raise UsageError(f"{film} exists; give --film another name")
     if record and track in (*REPORT_TRACKS, *SELECTION_TRACKS):
         raise UsageError(f"Track {track} is for evaluation and must not be learned from; record on another --track")
-    mind = open_mind(run, device, settings.seed)
+    command = f"dreamer play --run {run.root.name}"
+    with reading(command, (lock_of(data), data), (run.world.lock, run.world.path)):
+        mind = open_mind(run, device, settings.seed)
+        starts = recorded_states(mind.world, data, settings.seed) if EpisodeStore.has_episodes(data) else None
     view = mind.world.interface.view
     settings = settings.model_copy(update={"view": view})
     with _recorder(record, settings) as writer:
         numbers = itertools.count(len(writer) if writer else 0)
         tracks = itertools.repeat(track) if track is not None else (episode_seed(settings.seed, n) for n in numbers)
         with AgentView(**view.model_dump()) as simulator:
-            starts = recorded_states(mind.world, data, settings.seed) if EpisodeStore.has_episodes(data) else None
             game = Game(mind, simulator, tracks, starts, REAL if real else DREAM, settings.seed)
             try:
                 _play(game, script, speed * 50 / view.action_repeat, film)

@@ -39,7 +39,8 @@ from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS
 from ..errors import InterruptedRunError, UsageError
 from ..locks import reading
 from ..processes import Interruption, cores
-from ..scores import Promise, Report, Summary, compare
+from ..reading import read_json
+from ..scores import MAX_BYTES, Promise, Report, Summary, compare
 from ..viewing.drive_film import FPS, film_drive, pick
 from ..viewing.film import Film, Frame, write_film
 
@@ -221,9 +222,9 @@ def keep_earlier(folder: StageFolder, content: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json(path, MAX_BYTES)
         same = {name: earlier.get(name) for name in content} == content
-    except (ValueError, AttributeError):
+    except (OSError, ValueError):
         same = False
     if same:
         return
