@@ -8,15 +8,16 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from .errors import StageError
 from .reading import parse_json, printable, read_text
@@ -108,6 +109,17 @@ def memory() -> str:
     return f"{pages * mmap.PAGESIZE / 2**30:.1f} GiB"
 
 
+class _Bar(Progress):
+    """A bar and, below it, the live metrics: beside it they would push time and rate off a screen of 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See `Progress`."""
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields["metrics"]:
+                yield Text("  " + task.fields["metrics"], no_wrap=True, overflow="ellipsis")
+
+
 class Meter:
     """Progress of long work: a bar with rate, time left, memory and live metrics, or plain lines off a terminal.
 
@@ -123,16 +135,15 @@ class Meter:
         self.first = self.done = done
         self.started = self.printed = time.monotonic()
         self.text = ""
-        self.bar: Progress | None = None
+        self.bar: _Bar | None = None
         if _out.is_terminal and not _out.quiet:
-            self.bar = Progress(
+            self.bar = _Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=None, table_column=Column(max_width=20)),  # which gives way first
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[memory]}"),
-                TextColumn("{task.fields[metrics]}"),
                 console=_out,
             )
             self.task = self.bar.add_task(title, total=total, completed=done, rate="", memory="", metrics="")
@@ -156,12 +167,12 @@ class Meter:
         return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
 
     def advance_to(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Show that `done` units are finished, with the metrics that matter."""
+        """Show that `done` units are finished, with the three metrics that matter most."""
         self.done = done
         if metrics is not None:
             self.text = "  ".join(f"{name} {short(value)}" for name, value in metrics.items())
         if self.bar is not None:
-            rate = f"{self.rate:.3g} {self.unit}/s"
+            rate = f"{short(self.rate)} {self.unit}/s"
             self.bar.update(self.task, completed=done, rate=rate, memory=memory(), metrics=self.text)
         elif time.monotonic() - self.printed >= _PLAIN_EVERY:
             self._print_plain()
@@ -170,7 +181,7 @@ class Meter:
         self.printed = time.monotonic()
         left = duration((self.total - self.done) / self.rate) if self.rate > 0 else "?"
         pace = ", ".join(
-            filter(None, (f"{self.done}/{self.total} {self.unit}", f"{self.rate:.3g}/s", f"{left} left", memory()))
+            filter(None, (f"{self.done}/{self.total} {self.unit}", f"{short(self.rate)}/s", f"{left} left", memory()))
         )
         say(f"{self.title}: {pace}  {self.text}".rstrip())
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -121,7 +122,8 @@ def _refusal(capsys: Screen) -> str:
 def test_help_names_all_commands(capsys: Screen) -> None:
     assert dreamer("--help") == 0
     output = capsys.readouterr().out
-    assert all(command in output for command in COMMANDS)
+    listed = [words[1] for line in output.splitlines() if len(words := line.split()) > 2 and words[0] == "│"]
+    assert [name for name in listed if not name.startswith("-")][: len(COMMANDS)] == list(COMMANDS)
     assert "dreamer run --preset demo --video" in output
 
 
@@ -143,6 +145,17 @@ def test_every_command_has_examples_and_the_shared_options(command: str, capsys:
         "--dry-run",
     )
     assert all(option in output for option in shared)
+
+
+def test_no_command_is_without_examples_of_itself() -> None:
+    commands: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    assert set(COMMANDS) < set(commands)
+    for name, command in commands.items():
+        assert f"$ dreamer {name}" in (command.epilog or ""), name
+        for example in command.epilog.split("$ dreamer ")[1:]:
+            own, *words = shlex.split(example)
+            with command.make_context(own, words) as parsed:
+                assert (own, bool(parsed.params)) == (name, True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -188,6 +201,9 @@ def test_python_m_pipeline_is_dreamer() -> None:
     ("words", "hint"),
     [
         (["fit-wrold"], "'fit-world'"),
+        (["statsu"], "'status'"),
+        (["show-future"], "'show-futures'"),
+        (["curves", "a", "--ot", "b.png"], "--out"),
         (["fit-world", "--update", "3"], "--updates"),
         (["fit-world", "--updates", "many"], "--updates"),
         (["collect", "--workers", "0"], "--workers"),

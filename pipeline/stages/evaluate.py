@@ -40,7 +40,7 @@ from ..errors import InterruptedRunError, UsageError
 from ..locks import reading
 from ..processes import Interruption, cores
 from ..reading import read_json
-from ..scores import MAX_BYTES, Promise, Report, Summary, compare
+from ..scores import MAX_BYTES, EpisodeScore, Promise, Report, Summary, compare
 from ..viewing.drive_film import FPS, film_drive, pick
 from ..viewing.film import Film, Frame, write_film
 
@@ -127,10 +127,19 @@ def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, lis
     ):
         for index, drive in enumerate(done):
             drives[jobs[index].driver].append(drive)
-            meter.advance_to(index + 1, {"mean score": float(np.mean([one.score.score for one in drives[POLICY]]))})
+            meter.advance_to(index + 1, _so_far([one.score for one in drives[POLICY]]))
         if sum(map(len, drives.values())) < len(jobs):
             raise InterruptedRunError("Stopped; nothing is written before all tracks are driven")
     return drives
+
+
+def _so_far(scores: Sequence[EpisodeScore]) -> dict[str, float]:
+    """What the policy has come to in these drives."""
+    return {
+        "mean score": float(np.mean([one.score for one in scores])),
+        "tiles, %": 100 * float(np.mean([one.tiles / one.track_tiles for one in scores])),
+        "laps": sum(one.lap_finished for one in scores),
+    }
 
 
 def _of_all_processes(drives: dict[str, list[Drive]]) -> dict[str, list[Drive]]:
