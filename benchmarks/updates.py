@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.allocator import keep_memory
-from pipeline.config import Settings, resolve
+from pipeline.config import PolicySettings, Settings, WorldSettings, resolve
 from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.episodes.windows import Batch
 from pipeline.learning.imagination import Dream, Outcomes
@@ -37,6 +37,7 @@ from pipeline.models.pictures import PatchDecoder, PatchEncoder, to_picture
 from pipeline.models.world_model import WorldModel
 
 CPU = torch.device("cpu")
+Update = Callable[[int], object]
 
 
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class RandomWindows:
         return [self.batch] * (stop - start)
 
 
-def side_by_side(updates: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
+def side_by_side(updates: Mapping[str, Update], rounds: int) -> dict[str, float]:
     """Median seconds of each, taking turns, after two turns that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in updates}
     for index in range(rounds + 2):
@@ -159,25 +160,57 @@ def multiply_rate(dtype: torch.dtype) -> float:
     return 2 * 2048**3 / best
 
 
-def world_updates(model: WorldModel, settings: Settings, rounds: int) -> Mapping[str, Callable[[int], object]]:
+def settings_for(batch: int, length: int, starts: int) -> Settings:
+    """The default settings with other batches, in the precision that is the fastest here."""
+    precision = resolve_precision("auto", CPU)
+    values = [("world.batch", batch), ("world.length", length), ("policy.starts", starts)]
+    return resolve(values=[*values, ("world.precision", precision), ("policy.precision", precision)])
+
+
+def new_model(settings: Settings) -> WorldModel:
+    """A world model of these settings, for CarRacing."""
+    torch.manual_seed(0)
+    return build_world(settings.model, Interface(settings.view, *action_bounds(True)))
+
+
+def world_update(model: WorldModel, settings: WorldSettings, rounds: int) -> Update:
+    """An update of the world model, which can be called so many times."""
+    windows = RandomWindows(settings.batch, settings.length)
+    held_out = RandomWindows(64, CONTEXT + max(HORIZONS))
+    settings = settings.model_copy(update={"updates": rounds})
+    learner = WorldLearner(model, settings, windows, held_out, 0)  # type: ignore[arg-type]
+    learner._batches = iter(windows.batches(0, 0, rounds, 0))
+    return learner.update
+
+
+def policy_update(model: WorldModel, settings: PolicySettings, dream: type[Dream] = Dream) -> Update:
+    """An update of actor and critic."""
+    own = deepcopy(model).requires_grad_(False)
+    if settings.penalty == 0:
+        own.settings = own.settings.model_copy(update={"ensemble": 0})
+    torch.manual_seed(0)
+    actor = Actor(own.features, own.settings, settings, torch.zeros(3), torch.full((3,), 0.5))
+    learner = PolicyLearner(own, own.dynamics.initial(4096), actor, settings)
+    learner.dream = dream(own, settings.temperature)
+    return learner.update
+
+
+def world_updates(model: WorldModel, settings: Settings, rounds: int) -> Mapping[str, Update]:
     """An update of the world model in each way; checks that they have one loss."""
-    windows, held_out = (
-        RandomWindows(settings.world.batch, settings.world.length),
-        RandomWindows(64, CONTEXT + max(HORIZONS)),
-    )
+    batch = RandomWindows(settings.world.batch, settings.world.length).batch
+    single, whole = {"precision": "float32"}, {"precision": "float32", "decode_share": 1.0}
     found, updates = {}, {}
-    for name, own, precision in (
-        ("ours", model, settings.world.precision),
-        ("ours, float32", deepcopy(model), "float32"),
-        ("plain, float32", plainly(model), "float32"),
+    for name, own, changed in (
+        ("ours", model, {}),
+        ("ours, float32", deepcopy(model), single),
+        ("plain, float32", plainly(model), single),
+        ("plain, float32, every picture decoded", plainly(model), whole),
     ):
-        world = settings.world.model_copy(update={"precision": precision, "updates": rounds + 2})
+        world = settings.world.model_copy(update=changed)
         torch.manual_seed(0)
-        with autocast(CPU, precision), torch.no_grad():
-            found[name] = float(world_loss(own, windows.batch, world).total)
-        learner = WorldLearner(own, world, windows, held_out, 0)  # type: ignore[arg-type]
-        learner._batches = iter(windows.batches(0, 0, rounds + 2, 0))
-        updates[name] = learner.update
+        with autocast(CPU, world.precision), torch.no_grad():
+            found[name] = float(world_loss(own, batch, world).total)
+        updates[name] = world_update(own, world, rounds)
     same = abs(found["ours, float32"] - found["plain, float32"]) / abs(found["plain, float32"])
     assert same < 1e-5, found
     print(f"world model, the same loss in float32 within {same:.0e}, in {settings.world.precision} ", end="")
@@ -185,28 +218,17 @@ def world_updates(model: WorldModel, settings: Settings, rounds: int) -> Mapping
     return updates
 
 
-def policy_updates(model: WorldModel, settings: Settings) -> Mapping[str, Callable[[int], object]]:
+def policy_updates(model: WorldModel, settings: Settings) -> Mapping[str, Update]:
     """An update of actor and critic in each way, with and without the penalty."""
-    updates = {}
-    recorded = model.dynamics.initial(4096)
-    for name, own, dream, precision, penalty in (
-        ("ours, no penalty", model, Dream, settings.policy.precision, False),
-        ("ours", model, Dream, settings.policy.precision, True),
-        ("plain, float32", plainly(model), PlainDream, "float32", True),
-    ):
-        own = deepcopy(own).requires_grad_(False)
-        if not penalty:
-            own.settings = own.settings.model_copy(update={"ensemble": 0})
-        policy = settings.policy.model_copy(update={"precision": precision} | ({} if penalty else {"penalty": 0.0}))
-        torch.manual_seed(0)
-        actor = Actor(own.features, own.settings, policy, torch.zeros(3), torch.full((3,), 0.5))
-        learner = PolicyLearner(own, recorded, actor, policy)
-        learner.dream = dream(own, policy.temperature)
-        updates[name] = learner.update
-    return updates
+    single = settings.policy.model_copy(update={"precision": "float32"})
+    return {
+        "ours, no penalty": policy_update(model, settings.policy.model_copy(update={"penalty": 0.0})),
+        "ours": policy_update(model, settings.policy),
+        "plain, float32": policy_update(plainly(model), single, PlainDream),
+    }
 
 
-def table(title: str, updates: Mapping[str, Callable[[int], object]], rounds: int, rate: float) -> None:
+def table(title: str, updates: Mapping[str, Update], rounds: int, rate: float) -> None:
     """Time them and print."""
     with FlopCounterMode(display=False) as counter:
         updates["ours"](0)
@@ -228,15 +250,13 @@ def main() -> None:
     args = parser.parse_args()
 
     kept = keep_memory()
-    precision = resolve_precision("auto", CPU)
-    values = [("world.batch", args.batch), ("world.length", args.length), ("policy.starts", args.starts)]
-    settings = resolve(values=[*values, ("world.precision", precision), ("policy.precision", precision)])
+    settings = settings_for(args.batch, args.length, args.starts)
+    precision = settings.world.precision
     rate = multiply_rate(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, memory kept: {kept}, ", end="")
     print(f"{precision} products at {rate / 1e9:.0f} GFLOP/s")
-    torch.manual_seed(0)
-    model = build_world(settings.model, Interface(settings.view, *action_bounds(True)))
-    worlds = world_updates(deepcopy(model), settings, args.rounds + 1)
+    model = new_model(settings)
+    worlds = world_updates(deepcopy(model), settings, args.rounds + 3)
     table(f"world update, {args.batch} x {args.length}", worlds, args.rounds, rate)
     policies = policy_updates(model, settings)
     table(f"policy update, {args.starts} x {settings.policy.horizon}", policies, args.rounds, rate)

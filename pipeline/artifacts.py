@@ -45,9 +45,14 @@ FORMAT = 1
 """Version of the files below; raised when they change so that old ones cannot be read."""
 
 
+def is_name(name: str) -> bool:
+    """Whether a run or a data set may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, what: str = "run") -> str:
     """Return `name` if it may become a folder's name, else raise UsageError."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"'{name}' cannot name a {what}: use up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
         )
@@ -138,7 +143,7 @@ def _parse_manifest(path: Path) -> Manifest:
         manifest = TypeAdapter(Manifest).validate_python(tree)
     except ValidationError as error:
         raise ValueError(describe(error)) from error
-    wrong = next((name for name in manifest.outputs if not _NAME.fullmatch(name)), None)
+    wrong = next((name for name in manifest.outputs if not is_name(name)), None)
     if wrong is not None:
         raise ValueError(f"{wrong!r:.80} cannot be the name of a file that a stage made")
     return manifest

@@ -8,15 +8,16 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from .errors import StageError
 from .reading import parse_json, printable, read_text
@@ -24,6 +25,8 @@ from .trackers import Tracker
 
 _PLAIN_EVERY = 10.0  # seconds between two progress lines where there is no terminal
 _MAX_BYTES = 2**30  # of metrics: those of the most updates that the settings allow take 0.3 GB
+
+_LARGEST = 1e100  # in metrics: beyond what any of them can be, and what can be drawn
 
 _out = Console(highlight=False, soft_wrap=True)
 _error = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -62,7 +65,7 @@ def fail(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are numbers, flush right."""
-    grid = Table(title=title, title_justify="left")
+    grid = Table(title=_plain(title), title_justify="left")
     for index, column in enumerate(columns):
         grid.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
@@ -106,6 +109,17 @@ def memory() -> str:
     return f"{pages * mmap.PAGESIZE / 2**30:.1f} GiB"
 
 
+class _Bar(Progress):
+    """A bar and, below it, the live metrics: beside it they would push time and rate off a screen of 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See `Progress`."""
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields["metrics"]:
+                yield Text("  " + task.fields["metrics"], no_wrap=True, overflow="ellipsis")
+
+
 class Meter:
     """Progress of long work: a bar with rate, time left, memory and live metrics, or plain lines off a terminal.
 
@@ -121,16 +135,15 @@ class Meter:
         self.first = self.done = done
         self.started = self.printed = time.monotonic()
         self.text = ""
-        self.bar: Progress | None = None
+        self.bar: _Bar | None = None
         if _out.is_terminal and not _out.quiet:
-            self.bar = Progress(
+            self.bar = _Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=None, table_column=Column(max_width=20)),  # which gives way first
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[memory]}"),
-                TextColumn("{task.fields[metrics]}"),
                 console=_out,
             )
             self.task = self.bar.add_task(title, total=total, completed=done, rate="", memory="", metrics="")
@@ -154,12 +167,12 @@ class Meter:
         return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
 
     def advance_to(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Show that `done` units are finished, with the metrics that matter."""
+        """Show that `done` units are finished, with the three metrics that matter most."""
         self.done = done
         if metrics is not None:
             self.text = "  ".join(f"{name} {short(value)}" for name, value in metrics.items())
         if self.bar is not None:
-            rate = f"{self.rate:.3g} {self.unit}/s"
+            rate = f"{short(self.rate)} {self.unit}/s"
             self.bar.update(self.task, completed=done, rate=rate, memory=memory(), metrics=self.text)
         elif time.monotonic() - self.printed >= _PLAIN_EVERY:
             self._print_plain()
@@ -168,7 +181,7 @@ class Meter:
         self.printed = time.monotonic()
         left = duration((self.total - self.done) / self.rate) if self.rate > 0 else "?"
         pace = ", ".join(
-            filter(None, (f"{self.done}/{self.total} {self.unit}", f"{self.rate:.3g}/s", f"{left} left", memory()))
+            filter(None, (f"{self.done}/{self.total} {self.unit}", f"{short(self.rate)}/s", f"{left} left", memory()))
         )
         say(f"{self.title}: {pace}  {self.text}".rstrip())
 
@@ -186,7 +199,10 @@ class MetricsLog:
         kept = [line for line in read_lines(path) if line["step"] <= after]
         fresh = path.with_name(f".{path.name}.new")
         fresh.unlink(missing_ok=True)  # a link of this name in somebody else's run would lead out of it
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(line) + "\n" for line in kept)
+            stream.flush()
+            os.fsync(stream.fileno())
         fresh.replace(path)  # a kill in between leaves the old file
         self.trackers = [tracker(path.parent) for tracker in _trackers]
         for line in kept:
@@ -246,6 +262,6 @@ def _parse_line(text: str) -> dict[str, float]:
     line = parse_json(text)
     if not isinstance(line.get("step"), int):
         raise ValueError("it has no step")
-    if not all(value is None or isinstance(value, int | float) for value in line.values()):
-        raise ValueError("a metric is not a number")
+    if not all(value is None or (isinstance(value, int | float) and abs(value) < _LARGEST) for value in line.values()):
+        raise ValueError("a metric is not a number")  # NaN neither: null stands for what is not finite
     return line

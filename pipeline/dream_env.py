@@ -321,8 +321,7 @@ def recorded_states(world: LoadedWorld, data: Path, seed: int, episodes: int = S
         StageError: the data set is missing or damaged, or was seen otherwise.
     """
     with EpisodeStore.open(data) as store:
-        if store.view_settings != world.interface.view:
-            raise StageError(f"{data} was recorded with another view than the world model was fitted to")
+        store.require_view(world.interface.view)
         chosen = numpy_stream(seed, Stream.ENCODING).permutation(len(store))[:episodes]
         batch, mask = Windows(store, chosen, 2, memory_gib=1.0).episode_batch(chosen)
     kept = (mask & ~batch.is_terminal).to(world.model.device)

@@ -108,6 +108,8 @@ def read_report(tree: Mapping[str, Any]) -> Report:
     seeds = {tuple(one.track for one in many) for many in report.scores.values()}
     if not {POLICY} <= report.scores.keys() <= known or len(seeds) != 1 or seeds == {()}:
         raise ValueError("other drivers, or not all by the same seeds")
+    if not (report.question.keys() >= {"list", "actions"} and isinstance(report.question.get("tracks"), list)):
+        raise ValueError("a question without list, tracks or actions")
     return report
 
 

@@ -6,7 +6,7 @@ Only manifests and the data sets' digests are read, so that a glance at many run
 from __future__ import annotations
 
 import itertools
-import json
+import math
 import shlex
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -16,11 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from .artifacts import Run, StageFolder, check_name
+from .artifacts import Run, StageFolder, check_name, is_name
 from .config import CAR_RACING, PRESETS, SIZES, STAGE_SECTIONS, VARIANTS, Settings, flatten, resolve
 from .envs import adapter_of
 from .episodes.store import EpisodeStore
 from .errors import StageError, UsageError, did_you_mean
+from .reading import read_json
+from .scores import MAX_BYTES
 
 State = Literal["ready", "unfinished", "stale", "damaged", "missing"]
 REPORT = "report.html"
@@ -81,15 +83,18 @@ class Chain:
 
 def data_sets(root: Path = Path("data")) -> dict[str, Link]:
     """The data sets in a folder, by name."""
-    folders = sorted(root.iterdir()) if root.is_dir() else []
-    return {path.name: _data_link(path) for path in folders if path.is_dir() and EpisodeStore.exists(path)}
+    return {path.name: _data_link(path) for path in _folders(root) if EpisodeStore.exists(path)}
 
 
 def run_names(root: Path = Path("artifacts")) -> list[str]:
     """The runs in a folder."""
     stages = ("world", "policy", "evaluation")
-    folders = sorted(root.iterdir()) if root.is_dir() else []
-    return [path.name for path in folders if any((path / stage / "manifest.json").exists() for stage in stages)]
+    return [path.name for path in _folders(root) if any((path / stage / "manifest.json").exists() for stage in stages)]
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in a folder whose names a command takes: others become part of no command to type."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and is_name(path.name)) if root.is_dir() else []
 
 
 def find_run(name: str, root: Path = Path("artifacts")) -> Run:
@@ -126,12 +131,18 @@ def read_score(run: Run) -> Score | None:
     if not path.exists():
         return None
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path, MAX_BYTES)
         summary, question = tree["drives"]["policy"]["summary"], tree["question"]
-        low, high = (None if summary[end] is None else float(summary[end]) for end in ("low", "high"))
-        return Score(float(summary["mean"]), low, high, len(question["tracks"]), str(question["list"]))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StageError(f"{path} is damaged ({error!r}); run `{run.evaluation.command}`") from error
+        low, high = (None if summary[end] is None else _finite(summary[end]) for end in ("low", "high"))
+        return Score(_finite(summary["mean"]), low, high, len(question["tracks"]), str(question["list"]))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise StageError(f"{path} is damaged ({error!r:.200}); run `{run.evaluation.command}`") from error
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"a score is {number}")
+    return number
 
 
 def options_for(settings: Settings, sections: Collection[str]) -> str:

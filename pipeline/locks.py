@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Self
 
-from .errors import BusyError
+from .errors import BusyError, StageError
 
 _LONGEST = 200  # characters of a command that is named; the file may come from somebody else
 
@@ -34,6 +34,7 @@ class Lock:
 
     Raises:
         BusyError: another process holds it.
+        StageError: what is there is no file, but a link or a pipe: to write to it could harm what is elsewhere.
     """
 
     def __init__(self, path: Path, what: Path, command: str, *, to_read: bool = False) -> None:
@@ -80,6 +81,8 @@ def reading(command: str, *locks: tuple[Path, Path]) -> Iterator[None]:
 
 
 def _open(path: Path, to_read: bool) -> IO[str] | None:
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # it may have come with somebody else's folder
+        raise StageError(f"{path} is no file to lock, but a link, a pipe or a folder; remove it")
     try:
         return path.open("a+", encoding="utf-8", errors="replace")
     except OSError:
@@ -106,13 +109,13 @@ def _lock(stream: IO[str], to_read: bool) -> None:
 
 
 def _sign(stream: IO[str], command: str, *, anew: bool) -> None:
-    """Write down who holds the lock: behind the other readers, or alone."""
-    if anew:
-        stream.truncate(0)
+    """Write down who holds the lock: behind the other readers, or alone. It is held even where the disk is full."""
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     holder = {"command": command, "process": os.getpid(), "machine": platform.node(), "since": since}
-    stream.write(json.dumps(holder) + "\n")
-    stream.flush()
+    with suppress(OSError):
+        if anew:
+            stream.truncate(0)
+        os.write(stream.fileno(), f"{json.dumps(holder)}\n".encode())
 
 
 def _holder(stream: IO[str]) -> str:

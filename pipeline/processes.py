@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
@@ -13,13 +14,17 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .errors import DreamerError
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 PATIENCE = 30 * 60.0
 """Seconds without any result after which workers are taken to hang. A drive of the largest model takes minutes."""
 
+_MOMENT = 0.01  # seconds
 _AHEAD = 2  # items under way for each worker, so that none waits for another
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,14 +65,28 @@ class Interruption:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within it, SIGTERM raises KeyboardInterrupt too, so that it leaves nothing half written either."""
+    """Within it, SIGTERM raises KeyboardInterrupt too, so that it leaves nothing half written either.
+
+    What comes amid code that lets no exception out, such as a destructor, comes again a moment later.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before, hook = signal.signal(signal.SIGTERM, signal.default_int_handler), sys.unraisablehook
+
+    def hear_again(unraisable: UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            hook(unraisable)
+            return
+        timer = threading.Timer(_MOMENT, os.kill, (os.getpid(), signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = hear_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+
+MAX_BYTES = 2**26
+"""Of a report as JSON that is read."""
+
+Points = Annotated[float, Field(ge=-1e9, le=1e9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+"""What `Report.from_json` takes for a sum of rewards and for a number of things: no more than can be drawn."""
 
 _RESAMPLES = 9999
 _CONFIDENCE = 0.95
@@ -39,8 +46,8 @@ class EpisodeScore:
     YARDSTICK: ClassVar[str] = ""
 
     track: int
-    score: float
-    decisions: int
+    score: Points
+    decisions: Count
     truncated: bool = field(kw_only=True)
 
     @property
@@ -202,9 +209,9 @@ class Promise:
     """
 
     track: int
-    decisions: int
-    dreamt: float
-    real: float
+    decisions: Count
+    dreamt: Points
+    real: Points
 
 
 def compare(track: int, dreamt: Sequence[float], real: Sequence[float], horizon: int, foreseeable: bool) -> Promise:

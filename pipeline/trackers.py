@@ -28,7 +28,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         # Step 0 hides what an earlier, interrupted command wrote there: its lines come again.
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
+        self._writer: Any = SummaryWriter(str(_own(folder / "tensorboard")), purge_step=0)
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one scalar a metric."""
@@ -46,6 +46,7 @@ class WandB:
     def __init__(self, folder: Path) -> None:
         import wandb
 
+        _own(folder / "wandb")  # where it writes
         settings = folder / "settings.toml"
         self._run: Any = wandb.init(
             project="dreamer",
@@ -63,6 +64,13 @@ class WandB:
     def close(self) -> None:
         """Upload what is left."""
         self._run.finish()
+
+
+def _own(path: Path) -> Path:
+    """The path. Raises UsageError where it is a link: it may have come with somebody else's run."""
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link that leads elsewhere; remove it")
+    return path
 
 
 TRACKERS: dict[str, type[TensorBoard] | type[WandB]] = {"tensorboard": TensorBoard, "wandb": WandB}

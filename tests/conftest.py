@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,8 @@ from pipeline.scores import Promise, Report
 
 hypothesis.settings.register_profile("project", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("project")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background does not hear it
 
 
 @pytest.fixture(scope="session")

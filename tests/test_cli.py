@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -121,7 +124,8 @@ def _refusal(capsys: Screen) -> str:
 def test_help_names_all_commands(capsys: Screen) -> None:
     assert dreamer("--help") == 0
     output = capsys.readouterr().out
-    assert all(command in output for command in COMMANDS)
+    listed = [words[1] for line in output.splitlines() if len(words := line.split()) > 2 and words[0] == "│"]
+    assert [name for name in listed if not name.startswith("-")][: len(COMMANDS)] == list(COMMANDS)
     assert "dreamer run --preset demo --video" in output
 
 
@@ -143,6 +147,17 @@ def test_every_command_has_examples_and_the_shared_options(command: str, capsys:
         "--dry-run",
     )
     assert all(option in output for option in shared)
+
+
+def test_no_command_is_without_examples_of_itself() -> None:
+    commands: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    assert set(COMMANDS) < set(commands)
+    for name, command in commands.items():
+        assert f"$ dreamer {name}" in (command.epilog or ""), name
+        for example in command.epilog.split("$ dreamer ")[1:]:
+            own, *words = shlex.split(example)
+            with command.make_context(own, words) as parsed:
+                assert (own, bool(parsed.params)) == (name, True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -188,6 +203,9 @@ def test_python_m_pipeline_is_dreamer() -> None:
     ("words", "hint"),
     [
         (["fit-wrold"], "'fit-world'"),
+        (["statsu"], "'status'"),
+        (["show-future"], "'show-futures'"),
+        (["curves", "a", "--ot", "b.png"], "--out"),
         (["fit-world", "--update", "3"], "--updates"),
         (["fit-world", "--updates", "many"], "--updates"),
         (["collect", "--workers", "0"], "--workers"),
@@ -544,6 +562,34 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(
 def test_ctrl_c_ends_with_130(capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     _replace_stage(monkeypatch, "show_encodings", _failing(KeyboardInterrupt()))
     assert dreamer("show-encodings") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["collect", "fit_world", "show_encodings", "fit_policy", "evaluate"])
+def test_a_run_that_is_told_to_stop_begins_no_other_stage(
+    stage: str, number: signal.Signals, capsys: Screen, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(9)
+
+    _replace_stage(monkeypatch, stage, told)
+    assert dreamer("run") == 130
+    captured = capsys.readouterr()
+    assert "the same command goes on from what is saved" in " ".join(captured.err.split())
+    assert "Traceback" not in captured.err and stage not in {name for name, _, _ in calls}
+
+
+@pytest.mark.parametrize("words", [["verify", "artifacts"], ["status"], ["report", "x"], ["curves", "x"], ["doctor"]])
+def test_ctrl_c_ends_what_only_looks_with_130_too(
+    words: list[str], capsys: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").mkdir()
+    for name in ("stages.verify.verify", "lineage.run_names", "lineage.find_run", "doctor.examine"):
+        monkeypatch.setattr(f"pipeline.{name}", _failing(KeyboardInterrupt()))
+    assert dreamer(*words) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline import console
 from pipeline.console import Meter, MetricsLog, duration, read_lines, short
@@ -37,8 +40,11 @@ def test_metrics_resume_without_gaps_or_doubles(tmp_path: Path) -> None:
         "[" * 10**5,
         '{"step": 2, "loss": [[]]}',
         "\0" * 9,
+        '{"step": 2, "loss": NaN}',
+        '{"step": 2, "loss": 1e999}',
+        f'{{"step": {10**400}}}',
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_a_line_within_that_is_damaged_loses_no_other(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -66,11 +72,12 @@ def test_a_link_in_somebody_elses_run_is_not_written_through(tmp_path: Path) -> 
 def test_commands_to_the_terminal_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     for show in (console.say, console.warn, console.fail):
         show("a\x1b[2Jb\x07[red]c")
-    console.table("title", ["name"], [["\x1b]0;owned\x07 <script>"]])
+    console.table("[blink]title\x1b[2J", ["name"], [["\x1b]0;owned\x07 <script>"]])
     captured = capsys.readouterr()
     assert captured.out.startswith("a\\x1b[2Jb\\x07[red]c\n")
     assert captured.err == "Warning: a\\x1b[2Jb\\x07[red]c\nError: a\\x1b[2Jb\\x07[red]c\n"
     assert "\x1b" not in captured.out and "\x07" not in captured.out and "<script>" in captured.out
+    assert "[blink]title" in captured.out
 
 
 def test_a_new_log_begins_empty(tmp_path: Path) -> None:
@@ -147,6 +154,25 @@ def test_off_a_terminal_progress_is_plain_lines(
     assert lines[0] == "Fitting: 40/100 updates, 2/s, 0:30 left, 1.5 GiB  loss 1.5"
     assert lines[-1].startswith("Fitting: 60/100 updates")
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_on_a_terminal_of_80_columns_everything_is_to_be_seen(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False, get_time=lambda: now[0])
+    monkeypatch.setattr(console, "_out", screen)
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "memory", lambda: "12.5 GiB")
+    meter = Meter("Collecting", 100_000, "decisions", done=10_000)  # not begun: nothing draws beside the test
+    assert meter.bar is not None
+    for done in (20_000, 40_000):
+        now[0] += 10
+        meter.advance_to(done, {"held_out/open_loop_15": 0.00746, "kl": 5.4, "picture": 15.6})
+    with screen.capture() as shown:
+        screen.print(meter.bar.get_renderable())
+    bar, metrics = re.sub(r"\x1b\[[\d;]*m", "", shown.get()).splitlines()
+    assert re.fullmatch(r"Collecting [━╸╺ ]+ +40000/100000 1500 decisions/s 0:00:30 12\.5 GiB *", bar)
+    assert metrics.rstrip() == "  held_out/open_loop_15 0.00746  kl 5.4  picture 15.6"
 
 
 def test_progress_says_nothing_of_what_failed_and_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,13 @@ many, other ones each time. A reader that hangs or crashes takes the test with i
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import resource
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import scores
 from pipeline.artifacts import Run, file_hash
 from pipeline.config import read_settings_file, resolve
 from pipeline.console import MetricsLog, read_lines
@@ -30,9 +33,11 @@ from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import DreamerError
+from pipeline.lineage import read_score, trace
 from pipeline.models.checkpoints import load_actor, load_world
-from pipeline.scores import Report
+from pipeline.scores import Promise, Report
 from pipeline.stages.verify import verify
+from pipeline.viewing import report
 
 FILES = int(os.environ.get("DREAMER_FUZZ", "0"))
 _MAX_GROWTH = 2**19  # kB of memory that all of a reader's files may take beside what was taken before
@@ -184,8 +189,10 @@ def run(tiny_run: Run, tmp_path: Path) -> Run:
     log.close()
     hashes = {"world": file_hash(run.world.weights), "policy": file_hash(run.policy.weights)}
     facts = {"tiles": 8, "track_tiles": 300, "lap_finished": False, "left_field": False, "truncated": True}
-    scores = [DriveScore(track, 10.0 * track, 9, **facts) for track in (1, 2)]
-    tree: dict[str, Any] = Report({"tracks": [1, 2], **hashes}, {"policy": scores}, {}).as_json()
+    drives = [DriveScore(track, 10.0 * track, 9, **facts) for track in (1, 2)]
+    question = {"list": "report", "tracks": [1, 2], "actions": "deterministic", **hashes}
+    promises = {15: [Promise(track, 15, 2.0, 3.0) for track in (1, 2)]}
+    tree: dict[str, Any] = {**Report(question, {"policy": drives}, promises).as_json(), "facts": {"seconds": 1.0}}
     run.evaluation.path.mkdir()
     path = run.evaluation.path / "evaluation.json"
     path.write_text(json.dumps(tree))
@@ -235,3 +242,52 @@ def test_verify(run: Run, name: str) -> None:
 
     original = file_hash(run.evaluation.path / "evaluation.json")
     throw(run.root / name, look)
+
+
+@pytest.mark.parametrize("name", ["evaluation/evaluation.json", "policy/manifest.json", "world/metrics.jsonl"])
+def test_status_report_and_curves(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "_RESAMPLES", 9)
+    monkeypatch.setattr(report, "_svg", lambda figure: "")  # what takes long, and reads nothing
+
+    def look() -> None:
+        read_score(run)
+        report.render(trace(run, {}), run.root)
+
+    throw(run.root / name, look)
+
+
+_LEAVES = [None, True, -1, 0, 1e308, 10**400, float("inf"), "x", "\x1b[2J", [], {}, [[]]]
+
+
+def test_every_part_of_an_evaluation_may_be_anything(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What random bytes seldom come to: well-formed, and each value in turn another one or missing."""
+    monkeypatch.setattr(scores, "_RESAMPLES", 9)
+    path = run.evaluation.path / "evaluation.json"
+    whole = json.loads(path.read_text())
+    for place in _places(whole):
+        for leaf in (..., *_LEAVES):
+            path.write_text(json.dumps(_put(whole, place, leaf)))
+            for read in (lambda: read_score(run), lambda: report.read_evaluation(run)):
+                with contextlib.suppress(DreamerError):
+                    read()
+
+
+def _places(tree: object, within: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield (*within, key)
+        yield from _places(value, (*within, key))
+
+
+def _put(tree: Any, place: tuple[Any, ...], leaf: object) -> Any:
+    """A copy of the tree with another leaf in a place, or, where that is `...`, with none."""
+    tree = copy.deepcopy(tree)
+    *way, last = place
+    branch = tree
+    for key in way:
+        branch = branch[key]
+    if leaf is ...:
+        del branch[last]
+    else:
+        branch[last] = leaf
+    return tree

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +105,41 @@ def test_runs_are_found_by_name(finished_run: Run) -> None:
         find_run("dmeo", root)
     with pytest.raises(StageError, match="dreamer run --run dmeo"):
         find_run("dmeo", root / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 10**5, '{"a":' * 10**5, "[]", '{"drives": {"policy": {"summary": []}}}', "\xff", None]
+)
+def test_an_evaluation_from_a_stranger_is_refused_in_a_sentence(finished_run: Run, content: str | None) -> None:
+    path = finished_run.evaluation.path / "evaluation.json"
+    if content is None:
+        path.unlink()
+        os.mkfifo(path)  # which would be waited for
+    else:
+        path.write_text(content, encoding="latin-1")
+    with pytest.raises(StageError, match=r"^[^\n]*evaluation\.json is damaged [^\n]*dreamer evaluate --run demo`$"):
+        read_score(finished_run)
+    assert trace(finished_run, DATA).links["evaluation"].state == "damaged"
+
+
+@pytest.mark.parametrize("mean", [1e999, -1e999, float("nan"), 10**400, "x", None])
+def test_a_score_is_a_finite_number(finished_run: Run, mean: object) -> None:
+    path = finished_run.evaluation.path / "evaluation.json"
+    tree = json.loads(path.read_text())
+    tree["drives"]["policy"]["summary"]["mean"] = mean
+    path.write_text(json.dumps(tree))
+    with pytest.raises(StageError, match=r"evaluation\.json is damaged"):
+        read_score(finished_run)
+
+
+def test_folders_that_no_command_can_name_are_passed_over(finished_run: Run) -> None:
+    """Their names would stand in commands to type."""
+    root = finished_run.root.parent
+    for name in ("$(touch owned)", "\x1b[2J", "my run"):
+        shutil.copytree(finished_run.root, root / name)
+        (root.parent / "data" / name).mkdir(parents=True)
+        (root.parent / "data" / name / "metadata.json").write_text("{}")
+    assert run_names(root) == ["demo"] and data_sets(root.parent / "data") == {}
 
 
 def test_a_score_of_one_track_has_no_interval(finished_run: Run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.errors import BusyError
+from pipeline.errors import BusyError, StageError
 from pipeline.locks import Lock, reading
 
 pytest.importorskip("fcntl")
@@ -69,6 +69,22 @@ def test_a_dead_process_holds_nothing(path: Path, kind: str) -> None:
         Lock(path, path, "dreamer collect")
     assert "in use by `dreamer fit-world`" in str(busy.value)  # not by the dead one, which may stand there too
     Lock(path, path, "dreamer collect").close()
+
+
+@pytest.mark.parametrize("to_read", [False, True])
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
+def test_what_came_with_somebody_elses_folder_is_not_written_to(path: Path, kind: str, to_read: bool) -> None:
+    """A link would have another file of this user's emptied, and a pipe be waited for."""
+    own = path.with_name("precious")
+    if kind == "link":
+        own.write_text("kept")
+    if kind.startswith("link"):
+        path.symlink_to(own)
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(StageError, match=r"\.lock is no file to lock, .*; remove it"):
+        Lock(path, path, "dreamer evaluate", to_read=to_read)
+    assert (own.read_text() == "kept") if kind == "link" else not own.exists()
 
 
 @pytest.mark.parametrize(

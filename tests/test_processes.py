@@ -139,6 +139,22 @@ def test_sigterm_ends_as_ctrl_c_does() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_comes_amid_a_destructor_comes_again(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python lets no exception out of one, and would print it and go on."""
+
+    class Ends:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
+        ends = Ends()
+        del ends
+        time.sleep(9)
+    assert sys.unraisablehook == hook and "Traceback" not in capsys.readouterr().err
+
+
 def test_outside_the_main_thread_nothing_is_asked() -> None:
     asked = []
 

@@ -75,3 +75,16 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         require("wandb")
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: object())
     assert require("tensorboard") is TensorBoard
+
+
+@pytest.mark.parametrize(("name", "tracker"), [("tensorboard", TensorBoard), ("wandb", WandB)])
+def test_nothing_is_written_through_a_link_in_somebody_elses_run(
+    name: str, tracker: type[TensorBoard] | type[WandB], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("wandb", "torch.utils.tensorboard"):
+        stub = ModuleType(module)
+        stub.init = stub.SummaryWriter = lambda *_, **__: pytest.fail("it writes")  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module, stub)
+    (tmp_path / name).symlink_to(tmp_path / "home")
+    with pytest.raises(UsageError, match=f"{name} is a link that leads elsewhere; remove it"):
+        tracker(tmp_path)

@@ -17,6 +17,8 @@ from ..processes import sigterm_as_ctrl_c
 from . import checking, looking, playing, stages
 from .options import app
 
+app.registered_commands.sort(key=lambda one: getattr(one.callback, "__module__", "") != stages.__name__)  # these first
+
 __all__ = ["app", "checking", "looking", "main", "playing", "stages"]
 
 

@@ -6,7 +6,8 @@ where no simulator is needed too, so it imports none before it makes one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,6 +67,15 @@ class Adapter:
     def infos(self, truth: bool) -> dict[str, np.dtype[Any]]:
         """Names and types of what is recorded of an episode beside what models see, in their order."""
         return {**self.info_types, **(self.truth_types if truth else {})}
+
+    def check_bounds(self, low: Sequence[float], high: Sequence[float], *, discrete: bool) -> None:
+        """Raise ValueError where a file claims bounds that the actions of no such environment have."""
+        if not 1 <= len(low) == len(high) <= MOST_ACTIONS:
+            raise ValueError(f"there are {len(low)} lower and {len(high)} upper bounds of actions")
+        if not all(-math.inf < least < most < math.inf for least, most in zip(low, high, strict=True)):
+            raise ValueError("its actions are not within finite bounds")
+        if discrete and {*low} | {*high} != {0.0, 1.0}:
+            raise ValueError("its discrete actions are not one-hot vectors")
 
     def describe(self, view: ViewSettings) -> Described:
         """Make the environment to see what it is. Raises UsageError where it cannot be made, seen or acted in."""

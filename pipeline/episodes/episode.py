@@ -56,8 +56,8 @@ class Decisions:
         _check("truncations", self.truncations, np.bool_, (steps,))
         for name, array in self.infos.items():
             _check(name, array, array.dtype, (steps,))
-        if not (np.isfinite(self.actions).all() and np.isfinite(self.rewards).all()):
-            raise ValueError("actions and rewards are finite numbers")
+        if not all(np.isfinite(column).all() for column in (self.actions, self.rewards, *self.infos.values())):
+            raise ValueError("actions, rewards and infos are finite numbers")
         if discrete and (self.actions < 0).any():
             raise ValueError("discrete actions are numbers from 0 on")
         ends = self.terminations.astype(int) + self.truncations

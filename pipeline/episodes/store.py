@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from ..artifacts import atomic_path, remove_partial
 from ..config import CAR_RACING, ViewSettings, describe
+from ..envs import adapter_of
 from ..errors import StageError
 from ..locks import Lock
 from . import hdf5
@@ -155,12 +156,27 @@ class EpisodeStore:
     @property
     def view_settings(self) -> ViewSettings:
         """The settings that ask for this view. Raises StageError where no model here can have it."""
+        view = self.view
         try:
-            return self.origin.view_settings
+            settings = self.origin.view_settings
         except ValidationError as error:
             raise StageError(
                 f"{self.path}: no world model here has such a view (view.{describe(error)}); use another --data"
             ) from error
+        try:
+            adapter_of(settings.env).check_bounds(view.action_low, view.action_high, discrete=not view.continuous)
+        except ValueError as error:
+            raise StageError(
+                f"{self.path} has other actions than {settings.env}: {error}; use another --data"
+            ) from error
+        return settings
+
+    def require_view(self, view: ViewSettings) -> None:
+        """Raise StageError where the episodes were recorded with another view than this one, a world model's."""
+        if self.view_settings != view:
+            raise StageError(
+                f"{self.path} was recorded with another view than the world model was fitted to; use another --data"
+            )
 
     @property
     def warning(self) -> str | None:
@@ -393,7 +409,12 @@ def lock_of(path: Path) -> Path:
 
 
 def _lock(path: Path) -> Lock:
-    """Keep others out until the lock is closed, or this process ends however it ends; and clear up after a dead one."""
+    """Keep others out until the lock is closed, or this process ends however it ends; and clear up after a dead one.
+
+    Raises StageError where episodes would be written elsewhere.
+    """
+    if (path / _PENDING).is_symlink():
+        raise StageError(f"{path / _PENDING} is a link that leads elsewhere; remove it")
     lock = Lock(lock_of(path), path, f"dreamer collect --data {path.name}")
     remove_partial(path)
     return lock

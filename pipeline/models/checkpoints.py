@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..artifacts import FORMAT, load_weights, save_weights
 from ..config import ModelSettings, PolicySettings, ViewSettings, validate
 from ..devices import machine_memory
+from ..envs import adapter_of
 from ..errors import StageError, UsageError
 from .actor_critic import Actor
 from .world_model import WorldModel
@@ -95,6 +96,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
         known = {"model": header["model"], "view": header["view"]}
         settings = validate({**known, "policy": {"penalty": 0.0}})  # which goes with a model without an ensemble too
         low, high = (tuple(map(float, header[name])) for name in ("low", "high"))
+        adapter_of(settings.view.env).check_bounds(low, high, discrete=not settings.view.continuous)
         interface = Interface(settings.view, low, high)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'world')}") from error

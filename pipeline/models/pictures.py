@@ -288,23 +288,24 @@ def _doubled(convolution: nn.Module, x: Tensor) -> Tensor:
     return out.permute(0, 2, 3, 1)
 
 
-_ENCODERS: dict[str, Callable[[ModelSettings, int], Encoder]] = {
+ENCODERS: dict[str, Callable[[ModelSettings, int], Encoder]] = {
     "patches": PatchEncoder,
     "strided": StridedEncoder,
     "pooled": PooledEncoder,
 }
-_DECODERS: dict[str, Callable[[ModelSettings, int, int, int], Decoder]] = {
+DECODERS: dict[str, Callable[[ModelSettings, int, int, int], Decoder]] = {
     "patches": PatchDecoder,
     "strided": StridedDecoder,
     "pooled": PooledDecoder,
 }
+"""By the setting `model.encoder`; a program may put its own there (docs/change-one-part.md)."""
 
 
 def make_encoder(settings: ModelSettings, size: int) -> Encoder:
     """The encoder that the settings name, for pictures `size` high and wide."""
-    return _ENCODERS[settings.encoder](settings, size)
+    return ENCODERS[settings.encoder](settings, size)
 
 
 def make_decoder(settings: ModelSettings, size: int, deter: int, stoch: int) -> Decoder:
     """The decoder that the settings name, from h and z of these widths to pictures `size` high and wide."""
-    return _DECODERS[settings.encoder](settings, size, deter, stoch)
+    return DECODERS[settings.encoder](settings, size, deter, stoch)

@@ -23,8 +23,9 @@ from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS, episode_seed
 from ..episodes.episode import Episode
 from ..episodes.metadata import PLAYED, Origin
 from ..episodes.recording import as_episode
-from ..episodes.store import EpisodeStore, EpisodeWriter
+from ..episodes.store import EpisodeStore, EpisodeWriter, lock_of
 from ..errors import StageError, UsageError
+from ..locks import reading
 from ..models.checkpoints import load_actor, load_world
 from ..randomness import Stream, stream_seed
 from ..viewing.film import write_film
@@ -65,6 +66,7 @@ def play(
 
     Raises:
         StageError: the world model is missing or damaged, or the data set does not go with it.
+        BusyError: another command is at work on them.
         UsageError: the film exists, or a track that is reported on would be recorded, or there is nobody to act.
         DreamerError: there is no display for a window.
     """
@@ -72,7 +74,10 @@ def play(
         raise UsageError(f"{film} exists; give --film another name")
     if record and track in (*REPORT_TRACKS, *SELECTION_TRACKS):
         raise UsageError(f"Track {track} is for evaluation and must not be learned from; record on another --track")
-    mind = open_mind(run, device, settings.seed)
+    command = f"dreamer play --run {run.root.name}"
+    with reading(command, (lock_of(data), data), (run.world.lock, run.world.path)):
+        mind = open_mind(run, device, settings.seed)
+        starts = recorded_states(mind.world, data, settings.seed) if EpisodeStore.has_episodes(data) else None
     view = mind.world.interface.view
     if view.env != CAR_RACING and mind.actor is None:
         raise UsageError(f"There are no keys to act in {view.env} by, and no policy to act; run `{run.policy.command}`")
@@ -82,7 +87,6 @@ def play(
         numbers = itertools.count(len(writer) if writer else 0)
         tracks = itertools.repeat(track) if track is not None else (episode_seed(settings.seed, n) for n in numbers)
         with adapter_of(view.env).open(view) as simulator:
-            starts = recorded_states(mind.world, data, settings.seed) if EpisodeStore.has_episodes(data) else None
             game = Game(mind, simulator, tracks, starts, REAL if real else DREAM, settings.seed)
             try:
                 _play(game, script, speed * simulator.steps_a_second / view.action_repeat, film)

@@ -40,7 +40,8 @@ from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS
 from ..errors import InterruptedRunError, UsageError
 from ..locks import reading
 from ..processes import Interruption, cores
-from ..scores import Promise, Report, Scores, compare
+from ..reading import read_json
+from ..scores import MAX_BYTES, EpisodeScore, Promise, Report, Scores, compare
 from ..viewing.drive_film import film_drive, film_fps, pick
 from ..viewing.film import Film, Frame, write_film
 
@@ -136,10 +137,19 @@ def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, lis
     ):
         for index, drive in enumerate(done):
             drives[jobs[index].driver].append(drive)
-            meter.advance_to(index + 1, {"mean score": float(np.mean([one.score.score for one in drives[POLICY]]))})
+            meter.advance_to(index + 1, _so_far([one.score for one in drives[POLICY]]))
         if sum(map(len, drives.values())) < len(jobs):
             raise InterruptedRunError("Stopped; nothing is written before all episodes are done")
     return drives
+
+
+def _so_far(scores: Sequence[EpisodeScore]) -> dict[str, float]:
+    """What the policy has come to in these drives."""
+    return {
+        "mean score": float(np.mean([one.score for one in scores])),
+        "tiles, %": 100 * float(np.mean([one.tiles / one.track_tiles for one in scores])),
+        "laps": sum(one.lap_finished for one in scores),
+    }
 
 
 def _of_all_processes(drives: dict[str, list[Drive]]) -> dict[str, list[Drive]]:
@@ -234,9 +244,9 @@ def keep_earlier(folder: StageFolder, content: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json(path, MAX_BYTES)
         same = {name: earlier.get(name) for name in content} == content
-    except (ValueError, AttributeError):
+    except (OSError, ValueError):
         same = False
     if same:
         return

@@ -25,7 +25,8 @@ from ..models.checkpoints import LoadedWorld, load_world, save_actor
 from ..randomness import Stream, seed_torch
 from ..viewing.curves import POLICY_PANELS, draw_curves
 
-_SHOWN = ("return", "reward", "value", "entropy", "disagreement")
+_SHOWN = ("return", "entropy", "disagreement")
+_TOLD = ("return", "reward", "value", "entropy", "disagreement", "scale")  # in the end
 
 
 def fit_policy(
@@ -142,6 +143,6 @@ def _finish(learner: PolicyLearner, settings: Settings, folder: StageFolder, man
     console.table(
         f"In imagination after {manifest.done} updates, {console.duration(manifest.facts['seconds'])}",
         ["", "first", "last"],
-        [[name, console.short(lines[0][name]), console.short(last[name])] for name in (*_SHOWN, "scale")],
+        [[name, console.short(lines[0][name]), console.short(last[name])] for name in _TOLD],
     )
     return manifest

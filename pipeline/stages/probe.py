@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from .. import console
 from ..artifacts import Run
 from ..config import Settings
-from ..episodes.store import EpisodeStore
+from ..devices import deterministic
+from ..episodes.store import EpisodeStore, lock_of
 from ..episodes.windows import Windows, split
 from ..errors import StageError
 from ..learning.probing import Linear, Numbers, RidgeRegression, r_squared
+from ..locks import reading
 from ..models.checkpoints import load_world
 from ..models.world_model import WorldModel
 from ..randomness import Stream, seed_torch
@@ -67,12 +69,17 @@ def probe(settings: Settings, *, run: Run, data: Path, device: torch.device) -> 
 
     Raises:
         StageError: the data set or the world model is missing or damaged, or they do not go together.
+        BusyError: another command is at work on them.
     """
-    run.world.require({})
-    world, fitted = load_world(run.world.weights, device), run.world.read_settings()
-    with EpisodeStore.open(data) as store:
-        if store.view_settings != world.interface.view:
-            raise StageError(f"{data} was recorded with another view than {run.world.path} was fitted to")
+    command = f"dreamer probe --run {run.root.name}"
+    with (
+        deterministic(settings.deterministic),
+        reading(command, (lock_of(data), data), (run.world.lock, run.world.path)),
+        EpisodeStore.open(data) as store,
+    ):
+        run.world.require({})
+        world, fitted = load_world(run.world.weights, device), run.world.read_settings()
+        store.require_view(world.interface.view)
         quantities = [name for name in UNITS if name in store.origin.infos]
         if not quantities:
             env = store.origin.environment

@@ -5,6 +5,7 @@ Reads the data and the world model alone; no environment is needed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ from torch import Tensor
 from .. import console
 from ..artifacts import Run
 from ..config import Settings
+from ..devices import deterministic
 from ..dream_env import as_vectors
 from ..envs import adapter_of
 from ..envs.actions import Actions
-from ..episodes.store import EpisodeStore
-from ..episodes.windows import Windows, split
+from ..episodes.store import EpisodeStore, lock_of
+from ..episodes.windows import Batch, Windows, split
 from ..errors import StageError, UsageError
 from ..learning.imagination import Dream
+from ..locks import reading
 from ..models.checkpoints import LoadedWorld, load_world
 from ..models.dynamics import Latent, stack
 from ..models.world_model import WorldModel
@@ -64,23 +67,24 @@ def show_futures(
     Raises:
         StageError: the data set or the world model is missing or damaged, or they do not go together; or no held-out
             episode is long enough.
+        BusyError: another command is at work on them, or on `encodings/`.
         UsageError: there is no such episode or decision.
     """
-    run.world.require({})
-    world, fitted = load_world(run.world.weights, device), run.world.read_settings()
-    with EpisodeStore.open(data) as store:
-        if store.view_settings != world.interface.view:
-            raise StageError(f"{data} was recorded with another view than {run.world.path} was fitted to")
+    folder = replace(run.encodings, command=f"dreamer show-futures --run {run.root.name}")
+    with (
+        deterministic(settings.deterministic),
+        reading(folder.command, (lock_of(data), data), (run.world.lock, run.world.path)),
+        EpisodeStore.open(data) as store,
+    ):
+        run.world.require({})
+        world, fitted = load_world(run.world.weights, device), run.world.read_settings()
+        store.require_view(world.interface.view)
         _, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
         chosen, row = _present(store, held_out, episode, decision)
-        batch, _ = Windows(store, [chosen], 2, memory_gib=1.0).episode_batch([chosen])
+        batch = Windows(store, [chosen], 2, memory_gib=1.0).episode_batch([chosen])[0].to(device)
         actions = choices(world, store.view.action_names)
-    batch = batch.to(device)
-    torch.manual_seed(seed := stream_seed(settings.seed, Stream.DREAM))
-    with torch.no_grad():
-        past = world.model.observe(*(part[:, : row + 1] for part in (batch.observation, batch.action, batch.is_first)))
-    futures = imagine_futures(world.model, past[:, -1], actions, IMAGINED, seed)
-    figure = run.encodings.path / FIGURE
+        futures = _futures(world, batch, row, actions, stream_seed(settings.seed, Stream.DREAM))
+    figure = folder.path / FIGURE
     number = _NUMBERS[len(futures)]
     title = f"One present, {number} futures"
     note = (
@@ -88,11 +92,21 @@ def show_futures(
         f"Each action is held for {IMAGINED} decisions\n"
         f"of {world.interface.view.action_repeat} environment steps. The random numbers are the same in all {number}."
     )
-    draw_futures(batch.observation[0, row].cpu().numpy(), futures, figure, title, note)
+    with folder.writing():
+        draw_futures(batch.observation[0, row].cpu().numpy(), futures, figure, title, note)
     rows = [[future.name, f"{future.reward.sum():.1f}"] for future in futures]
     console.table(f"Reward imagined over {IMAGINED} decisions", ["", "reward"], rows)
     console.say(f"Figure: {figure}")
     return figure
+
+
+def _futures(world: LoadedWorld, batch: Batch, row: int, actions: dict[str, Tensor], seed: int) -> list[Future]:
+    """The futures of a row of the only episode in the batch."""
+    torch.manual_seed(seed)
+    parts = (batch.observation, batch.action, batch.is_first)
+    with torch.no_grad():
+        past = world.model.observe(*(part[:, : row + 1] for part in parts))
+    return imagine_futures(world.model, past[:, -1], actions, IMAGINED, seed)
 
 
 def _present(

@@ -23,8 +23,9 @@ from ..episodes.store import EpisodeStore, read_pending
 from ..errors import DreamerError, StageError, UsageError
 from ..models.checkpoints import LoadedWorld, load_actor, load_world, world_of
 from ..reading import read_json
+from ..scores import MAX_BYTES
 
-_MAX_METADATA, _MAX_REPORT = 2**24, 2**26  # bytes
+_MAX_METADATA = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _check_report(folder: StageFolder, manifest: Manifest) -> None:
     """Whether the report's means are those of its drives, of the weights that its manifest names."""
     path = folder.path / "evaluation.json"
     try:
-        tree = read_json(path, _MAX_REPORT)
+        tree = read_json(path, MAX_BYTES)
         for driver, scores in read_report(tree).scores.items():
             mean, given = float(np.mean([one.score for one in scores])), tree["drives"][driver]["summary"]["mean"]
             if not math.isclose(mean, given, abs_tol=1e-6):

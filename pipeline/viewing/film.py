@@ -64,14 +64,14 @@ def write_film(path: Path, frames: Iterable[Frame], fps: float) -> Film:
     shape, count = first.shape, 0
     width, height = shape[1] + shape[1] % 2, shape[0] + shape[0] % 2
     encoder = _choose()
-    with atomic_path(path.with_suffix(encoder.suffix)) as temporary:
-        with encoder.open(temporary, (width, height), fps) as write:
-            for count, frame in enumerate(chain([first], frames), 1):
-                if frame.shape != shape or frame.dtype != np.uint8:
-                    raise ValueError(f"picture {count} is {frame.dtype} {frame.shape}, the first was uint8 {shape}")
-                write(_even(frame))
-        if temporary.stat().st_size == 0:  # OpenCV fails without a word
-            raise DreamerError(f"{encoder.name} wrote nothing to {path}; {_REMEDY}")
+    with (
+        atomic_path(path.with_suffix(encoder.suffix)) as temporary,
+        encoder.open(temporary, (width, height), fps) as write,
+    ):
+        for count, frame in enumerate(chain([first], frames), 1):
+            if frame.shape != shape or frame.dtype != np.uint8:
+                raise ValueError(f"picture {count} is {frame.dtype} {frame.shape}, the first was uint8 {shape}")
+            write(_even(frame))
     return Film(path.with_suffix(encoder.suffix), encoder.name, count, encoder.h264)
 
 
@@ -170,12 +170,22 @@ def _ffmpeg(path: Path, size: tuple[int, int], fps: float) -> Iterator[_Write]:
 @contextmanager
 def _opencv(path: Path, size: tuple[int, int], fps: float) -> Iterator[_Write]:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"VP80"), fps, size)
+    count = 0
+
+    def write(frame: Frame) -> None:
+        nonlocal count
+        count += 1
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
     try:
         if not writer.isOpened():
             raise DreamerError(f"OpenCV cannot encode VP8 on this machine; {_REMEDY}")
-        yield lambda frame: writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        yield write
     finally:
         writer.release()
+    there = sum(1 for _ in iter(cv2.VideoCapture(str(path)).grab, False))
+    if there < count:  # OpenCV fails without a word
+        raise DreamerError(f"OpenCV wrote {there} of the {count} pictures of a film; is the disk full? Else {_REMEDY}")
 
 
 _ENCODERS = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +18,20 @@ from matplotlib.figure import Figure
 
 from .. import __version__, console
 from ..artifacts import Run, StageFolder, write_text
+from ..config import MAX_BYTES as MAX_SETTINGS
 from ..config import flatten
 from ..driving import POLICY, read_report
 from ..errors import StageError
 from ..lineage import REPORT, Chain, commands, data_sets, trace
-from ..scores import EpisodeScore, Report
+from ..reading import read_json, read_text, require_file
+from ..scores import MAX_BYTES, EpisodeScore, Report
 from .coverage import FIGURE as COVERAGE
 from .curves import POLICY_PANELS, WORLD_PANELS, Panel, panel_figures
 from .drive_film import pick
 from .score_figures import promise_figure, score_figure
 
 _TYPES = {".png": "image/png", ".mp4": "video/mp4", ".webm": "video/webm"}
+_MAX_EMBEDDED = 2**28  # bytes of a picture or film
 _SHOWN_TRACKS = 3  # of the worst, and of the best
 
 
@@ -54,7 +56,7 @@ def write_report(run: Run, data: Path = Path("data")) -> Path:
 def render(chain: Chain, data: Path) -> str:
     """The page's HTML."""
     run = chain.run
-    evaluation, facts = _read_evaluation(run)
+    evaluation, facts = read_evaluation(run)
     stages = {"world": run.world, "policy": run.policy, "evaluation": run.evaluation}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -77,11 +79,11 @@ def render(chain: Chain, data: Path) -> str:
         environment=_environment(run),
         yardstick=evaluation.scores[POLICY][0].YARDSTICK if evaluation else "",
         ends=_ends(evaluation.scores[POLICY]) if evaluation else [],
-        film=_film(run.evaluation, "drive"),
+        film=_film(run, run.evaluation, "drive"),
         world_curves=_curves(run.world, WORLD_PANELS),
         policy_curves=_curves(run.policy, POLICY_PANELS),
-        encodings=_embedded(run.encodings.path / "encodings.png"),
-        dream=_film(run.encodings, "dream"),
+        encodings=_embedded(run.encodings.path / "encodings.png", run.root),
+        dream=_film(run, run.encodings, "dream"),
         coverage=_coverage(chain, data),
         commands=commands(chain),
         seeds={name: given.seed for name, folder in stages.items() if (given := run.recorded_settings(folder))},
@@ -96,18 +98,18 @@ def _environment(run: Run) -> str:
     return settings.view.env if settings else "an environment"
 
 
-def _read_evaluation(run: Run) -> tuple[Report | None, dict[str, Any]]:
-    """The last evaluation and its facts; None and nothing where there is none."""
+def read_evaluation(run: Run) -> tuple[Report | None, dict[str, Any]]:
+    """The last evaluation and its facts; None and nothing where there is none. Raises StageError on any damage."""
     path = run.evaluation.path / "evaluation.json"
     if not path.exists():
         return None, {}
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path, MAX_BYTES)
         report = read_report(tree)
         facts = {name.replace(".", ", "): value for name, value in flatten(tree["facts"]).items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise StageError(
-            f"{path} is damaged ({repr(error).splitlines()[0]}); run `{run.evaluation.command}`"
+            f"{path} is damaged ({repr(error).splitlines()[0]:.200}); run `{run.evaluation.command}`"
         ) from error
     return report, facts
 
@@ -132,17 +134,29 @@ def _curves(folder: StageFolder, panels: Sequence[Panel]) -> list[str]:
 
 def _coverage(chain: Chain, data: Path) -> str | None:
     there = chain.links["data"].state != "missing"
-    return _embedded(data / str(chain.data_name) / COVERAGE) if there else None
+    folder = data / str(chain.data_name)
+    return _embedded(folder / COVERAGE, folder) if there else None
 
 
-def _film(folder: StageFolder, stem: str) -> str | None:
-    found = (_embedded(folder.path / f"{stem}{suffix}") for suffix in (".mp4", ".webm"))
+def _film(run: Run, folder: StageFolder, stem: str) -> str | None:
+    found = (_embedded(folder.path / f"{stem}{suffix}", run.root) for suffix in (".mp4", ".webm"))
     return next((film for film in found if film), None)
 
 
-def _embedded(path: Path) -> str | None:
-    """A picture or film as a `data:` URI, None where it is not there."""
-    return _uri(path.read_bytes(), _TYPES[path.suffix]) if path.is_file() else None
+def _embedded(path: Path, root: Path) -> str | None:
+    """A picture or film as a `data:` URI, None where it is not there.
+
+    Raises StageError where it is too large, or is a file beyond `root`: a page is made to be passed on.
+    """
+    if not path.exists():
+        return None
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise StageError(f"{path} is a link that leads out of {root}; remove it")
+    try:
+        require_file(path, _MAX_EMBEDDED)
+        return _uri(path.read_bytes(), _TYPES[path.suffix])
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path} cannot be shown ({error}); move it away") from error
 
 
 def _svg(figure: Figure) -> str:
@@ -156,7 +170,7 @@ def _uri(content: bytes, kind: str) -> str:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    return read_text(path, MAX_SETTINGS) if path.exists() else None
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from pipeline.config import ViewSettings
 from pipeline.episodes import hdf5
 from pipeline.episodes.episode import Episode
 from pipeline.episodes.store import EpisodeStore
@@ -130,6 +131,7 @@ def test_a_group_that_holds_itself(store_path: Path) -> None:
         (put("actions", data=np.full((5, 3), np.nan, np.float32)), "finite numbers"),
         (put("rewards", data=np.array([0, 1, np.nan, 0, 0], np.float32)), "finite numbers"),
         (put("rewards", data=np.array([0, 1, np.inf, 0, 0], np.float32)), "finite numbers"),
+        (lambda group, _: group["infos/speed"].write_direct(np.full(5, np.nan, np.float32)), "finite numbers"),
         (lambda group, _: group.attrs.create("total_steps", 0), "claims to have 0 decisions"),
         (lambda group, _: group.attrs.create("total_steps", -1), "claims to have -1 decisions"),
         (lambda group, _: group.attrs.create("sha256", "../../x"), "has no SHA-256"),
@@ -200,6 +202,31 @@ def test_metadata_of_another_program(store_path: Path, content: dict[str, object
     (store_path / "metadata.json").write_text(json.dumps(content))
     with pytest.raises(StageError, match=r"is another program's Minari data set, .*; use another --data"):
         EpisodeStore.open(store_path)
+
+
+def test_data_that_no_model_here_can_be_fitted_to(store_path: Path, tmp_path: Path) -> None:
+    with EpisodeStore.open(store_path) as store, pytest.raises(StageError, match=r"such a view \(view\.size"):
+        store.require_view(ViewSettings())
+    metadata = store_path / "metadata.json"
+    tree = json.loads(metadata.read_text())
+    tree["dreamer"]["view"].update(size=64, action_high=[1, 1, 9])
+    metadata.write_text(json.dumps(tree))
+    with EpisodeStore.open(store_path) as store, pytest.raises(StageError, match="other actions than CarRacing's"):
+        store.require_view(ViewSettings())
+    tree["dreamer"]["view"].update(action_high=[1, 1, 1], action_repeat=2)
+    metadata.write_text(json.dumps(tree))
+    with EpisodeStore.open(store_path) as store:
+        store.require_view(ViewSettings(action_repeat=2))
+        with pytest.raises(StageError, match="another view than the world model"):
+            store.require_view(ViewSettings(action_repeat=4))
+
+
+def test_episodes_are_not_written_elsewhere(store_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (store_path / "pending").symlink_to(tmp_path / "home")
+    with pytest.raises(StageError, match="pending is a link that leads elsewhere; remove it"):
+        EpisodeStore.extend(store_path)
+    assert not list((tmp_path / "home").iterdir())
 
 
 def test_a_declared_size_is_not_believed(store_path: Path) -> None:

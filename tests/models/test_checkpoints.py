@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pipeline.artifacts import load_weights, save_weights
 from pipeline.config import VARIANTS, ModelSettings, PolicySettings, ViewSettings, resolve
+from pipeline.envs.actions import action_bounds
 from pipeline.errors import StageError, UsageError
 from pipeline.models import checkpoints
 from pipeline.models.actor_critic import Actor
 from pipeline.models.checkpoints import Interface, build_world, load_actor, load_world, save_actor, save_world
 
 SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, ensemble=2, ensemble_units=4)
-INTERFACE = Interface(ViewSettings(action_repeat=3), (-1.0, 0.0), (1.0, 2.0))
+INTERFACE = Interface(ViewSettings(action_repeat=3), *action_bounds(True))
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_the_weights_of_another_variant_are_refused(variant: str, path: Path) ->
 def test_an_actor_comes_back(distribution: str, path: Path, tmp_path: Path) -> None:
     world = load_world(path)
     policy = PolicySettings.model_validate({"actor_layers": 3, "distribution": distribution})
-    actor = Actor(world.model.features, SIZES, policy, torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]))
+    actor = Actor(world.model.features, SIZES, policy, torch.full((3,), 0.1), torch.full((3,), 0.3))
     save_actor(tmp_path / "actor.safetensors", actor, policy, "hash")
     loaded = load_actor(tmp_path / "actor.safetensors", world)
     feature = torch.randn(4, world.model.features)
@@ -116,10 +117,12 @@ Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, header: header["model"].update(deter=10**9), r"damaged header .*model\.deter"),
         (lambda tensors, header: header["model"].update(surprise=1), "damaged header"),
         (lambda tensors, header: header.update(low="ab"), "damaged header"),
+        (lambda tensors, header: header.update(low=[0, 0], high=[1, 1]), "its actions are not CarRacing's"),
+        (lambda tensors, header: header.update(high=[1, 1, 1e308]), "its actions are not CarRacing's"),
         (lambda tensors, header: header["model"].update(deter=16), "does not fit its own settings"),
         (lambda tensors, header: tensors.pop("scale.low"), r"in the tensor scale\.low"),
         (lambda tensors, header: tensors.update(extra=torch.ones(1)), "in the tensor extra"),
-        (lambda tensors, header: tensors.update({"scale.low": torch.ones(2).int()}), r"in the tensor scale\.low"),
+        (lambda tensors, header: tensors.update({"scale.low": torch.ones(3).int()}), r"in the tensor scale\.low"),
         (lambda tensors, header: tensors["scale.low"].fill_(float("nan")), "not finite"),
         (lambda tensors, header: tensors["scale.low"].fill_(float("-inf")), "not finite"),
         (

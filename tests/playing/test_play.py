@@ -18,7 +18,7 @@ from pipeline.config import resolve
 from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.episodes.metadata import PLAYED
 from pipeline.episodes.store import EpisodeStore
-from pipeline.errors import DreamerError, StageError, UsageError
+from pipeline.errors import BusyError, DreamerError, StageError, UsageError
 from pipeline.playing.game import DREAM, POLICY, REAL, Command, Game, Input, Keys
 from pipeline.playing.play import open_mind, play
 from pipeline.playing.screen import KEYS, SIZE, Screen
@@ -90,6 +90,15 @@ def test_other_data_and_tracks_of_the_evaluation_are_left_alone(
     with pytest.raises(UsageError, match="Track 1000 is for evaluation"):
         play_script(tiny_run, tiny_data, "gas", record=tmp_path / "mine", track=1000)
     assert not (tmp_path / "mine").exists()
+
+
+def test_what_is_being_written_is_not_played_with(tiny_run: Run, tiny_data: Path, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(tiny_run.root, tmp_path / "run")))
+    with run.world.writing(), pytest.raises(BusyError, match="world is in use by `dreamer fit-world --run run`"):
+        play_script(run, tiny_data, "gas")
+    data = Path(shutil.copytree(tiny_data, tmp_path / "drives"))
+    with EpisodeStore.extend(data), pytest.raises(BusyError, match="drives is in use by `dreamer collect"):
+        play_script(run, data, "gas")
 
 
 def test_the_drive_is_recorded_even_if_the_game_fails(

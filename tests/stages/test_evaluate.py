@@ -22,7 +22,7 @@ from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.errors import InterruptedRunError, StageError, UsageError
 from pipeline.scores import Promise, Report
 from pipeline.stages import evaluate as stage
-from pipeline.stages.evaluate import evaluate, make_report, show
+from pipeline.stages.evaluate import evaluate, keep_earlier, make_report, show
 
 
 @pytest.fixture
@@ -219,6 +219,15 @@ def test_a_damaged_report_is_kept_too(run: Run, here: None) -> None:
     (run.evaluation.path / "evaluation.json").write_text("[1, 2")
     evaluate(settings(), run=run)
     assert (run.evaluation.path / "evaluation-1.json").read_text() == "[1, 2"
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "\xff", None])
+def test_a_report_from_a_stranger_is_kept_too(run: Run, content: str | None) -> None:
+    path = run.evaluation.path / "evaluation.json"
+    path.parent.mkdir()
+    os.mkfifo(path) if content is None else path.write_text(content, encoding="latin-1")
+    keep_earlier(run.evaluation, {"question": {}})
+    assert [kept.name for kept in path.parent.iterdir()] == ["evaluation-1.json"]
 
 
 @pytest.mark.parametrize("name", ["world", "policy"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import resource
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +16,11 @@ import pytest
 import torch
 from test_fitting_stages import CPU, TINY, same_state, write_data
 
-from pipeline import console
+from pipeline import console, processes
 from pipeline.artifacts import Run, StageFolder, file_hash
 from pipeline.config import Settings, resolve
 from pipeline.devices import deterministic
-from pipeline.episodes.store import EpisodeStore, lock_of
+from pipeline.episodes.store import EpisodeStore, EpisodeWriter, lock_of
 from pipeline.errors import BusyError, DreamerError, UsageError, of_the_machine
 from pipeline.learning.precision import resolve_precision
 from pipeline.locks import Lock, reading
@@ -26,7 +29,9 @@ from pipeline.stages.collect import collect
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.fit_policy import fit_policy
 from pipeline.stages.fit_world import fit_world
+from pipeline.stages.probe import probe
 from pipeline.stages.show_encodings import show_encodings
+from pipeline.stages.show_futures import show_futures
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "artifacts" / "run")
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of both fits. Shared: only read it."""
+    run = Run(tmp_path_factory.mktemp("artifacts") / "run")
+    fit_world(longer(2), run=run, data=data, device=CPU)
+    fit_policy(TINY.with_value("policy.updates", 2), run=run, data=data, device=CPU)
+    return run
 
 
 def longer(updates: int) -> Settings:
@@ -125,6 +139,32 @@ def test_a_full_disk_keeps_the_finished_episodes(disk: Callable[[str], Path], tm
     assert {file.name for file in path.iterdir()} == {file.name for file in whole.iterdir()}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["world", "encodings", "policy", "evaluation"])
+def test_on_a_full_disk_no_stage_harms_what_is_there(
+    name: str, disk: Callable[[str], Path], data: Path, fitted: Run
+) -> None:
+    root = disk("size=256m")
+    run = Run(Path(shutil.copytree(fitted.root, root / "run")))
+    one_track = resolve("tiny", values=[("evaluate.tracks", 1)])
+    make: dict[str, Callable[[], object]] = {
+        "world": lambda: fit_world(longer(4), run=run, data=data, device=CPU),
+        "encodings": lambda: show_encodings(TINY, run=run, data=data, device=CPU),
+        "policy": lambda: fit_policy(TINY.with_value("policy.updates", 4), run=run, data=data, device=CPU),
+        "evaluation": lambda: evaluate(one_track, run=run, workers=1),
+    }
+    before = {path: file_hash(path) for path in run.root.rglob("*.*") if path.is_file()}
+    disk(f"size={shutil.disk_usage(root).used}")
+    with pytest.raises((DreamerError, OSError)) as caught:
+        make[name]()
+    assert "cannot be written, for the disk is full" in str(of_the_machine(caught.value) or caught.value)
+    assert {path: file_hash(path) for path in before} == before
+    disk("size=256m")
+    make[name]()
+    assert getattr(run, name).require({}).complete
+    assert not [path for path in run.root.rglob(".*") if not path.name.endswith(".lock")]
+
+
 def test_a_read_only_disk_is_told_and_can_be_read(disk: Callable[[str], Path], data: Path, tiny_run: Run) -> None:
     root = disk("size=64m")
     run = Run(root / "run")
@@ -153,6 +193,55 @@ def test_too_little_memory_is_told_and_nothing_is_lost(data: Path, run: Run) -> 
     assert hashes(run.world.path) == before
 
 
+# Workers
+
+
+@pytest.fixture(params=[signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+def harm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """To be called amid the work: does it to a worker process."""
+
+    def harm(*_: object) -> None:
+        for worker in multiprocessing.active_children():
+            assert worker.pid is not None
+            os.kill(worker.pid, request.param)
+        monkeypatch.setattr(processes, "PATIENCE", 0.2)
+
+    return harm
+
+
+_LOST = "A worker process was killed|No worker process has answered"
+
+
+@pytest.mark.slow
+def test_collect_keeps_what_was_finished_when_its_worker_fails(
+    harm: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, append = resolve("tiny", values=[("collect.decisions", 300)]), EpisodeWriter.append
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeWriter, "append", lambda *args: (append(*args), harm()))
+        with pytest.raises(DreamerError, match=_LOST):
+            collect(settings, name="drives", root=tmp_path, workers=1)
+    assert not multiprocessing.active_children()
+    with EpisodeStore.open(tmp_path / "drives") as store:
+        kept = [store.read(index).digest() for index in range(len(store))]
+    monkeypatch.undo()
+    path, whole = (collect(settings, name=name, root=tmp_path, workers=1) for name in ("drives", "whole"))
+    with EpisodeStore.open(path) as one, EpisodeStore.open(whole) as other:
+        assert one.fingerprint == other.fingerprint
+        assert 0 < len(kept) < len(other) and [other.read(index).digest() for index in range(len(kept))] == kept
+
+
+@pytest.mark.slow
+def test_evaluate_writes_nothing_when_its_worker_fails(
+    harm: Callable[..., None], fitted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(Path(shutil.copytree(fitted.root, tmp_path / "run")))
+    monkeypatch.setattr(console.Meter, "advance_to", harm)
+    with pytest.raises(DreamerError, match=_LOST):
+        evaluate(resolve("tiny", values=[("evaluate.tracks", 4)]), run=run, workers=1)
+    assert not multiprocessing.active_children() and not run.evaluation.path.exists()
+
+
 # Two commands at once
 
 
@@ -166,6 +255,8 @@ def test_who_writes_a_stage_keeps_all_others_out(data: Path, run: Run) -> None:
             lambda: show_encodings(TINY, run=run, data=data, device=CPU),
             lambda: fit_policy(TINY, run=run, data=data, device=CPU),
             lambda: evaluate(TINY, run=run),
+            lambda: show_futures(TINY, run=run, data=data, device=CPU),
+            lambda: probe(TINY, run=run, data=data, device=CPU),
         ):
             with pytest.raises(BusyError, match=r"world is in use by `dreamer fit-world --run run` \(process"):
                 begin()
@@ -182,6 +273,8 @@ def test_a_stage_is_made_by_one_command_at_a_time_and_what_it_reads_may_be_read(
     fit_world(TINY, run=run, data=data, device=CPU)
     stage: StageFolder = getattr(run, name)
     make = {"encodings": show_encodings, "policy": fit_policy}[name]
+    with run.encodings.writing(), pytest.raises(BusyError, match="encodings is in use by"):
+        show_futures(TINY, run=run, data=data, device=CPU, episode=0)
     with stage.writing(), pytest.raises(BusyError, match=f"{name} is in use by"):
         make(TINY, run=run, data=data, device=CPU)
     with reading("dreamer evaluate", (lock_of(data), data), (run.world.lock, run.world.path)):
@@ -260,6 +353,18 @@ def test_deterministic_is_recorded_and_kept_to(data: Path, run: Run) -> None:
         fit_world(TINY, run=run, data=data, device=CPU)
     with pytest.raises(UsageError, match="with --deterministic give --updates"):
         fit_world(settings, run=run, data=data, device=CPU, minutes=1.0)
+
+
+def test_two_runs_are_bitwise_equal_with_it(data: Path, tmp_path: Path) -> None:
+    settings = TINY.with_value("deterministic", True).with_value("policy.updates", 4)
+    runs = [Run(tmp_path / name) for name in ("one", "other")]
+    for run in runs:
+        fit_world(settings, run=run, data=data, device=CPU)
+        fit_policy(settings, run=run, data=data, device=CPU)
+        torch.rand(1)
+    for one, other in zip(*([run.world, run.policy] for run in runs), strict=True):
+        assert same_state(one.state, other.state) and file_hash(one.weights) == file_hash(other.weights)
+        assert console.read_lines(one.metrics) == console.read_lines(other.metrics) != []
 
 
 def test_within_it_only_deterministic_algorithms_run(monkeypatch: pytest.MonkeyPatch) -> None:

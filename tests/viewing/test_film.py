@@ -103,6 +103,28 @@ def test_without_h264_the_film_is_webm(tmp_path: Path, no_h264: None) -> None:
     assert np.abs(picture[100, 40, ::-1].astype(int) - COLOURS[0]).max() < 12  # red is still red
 
 
+def test_a_film_that_opencv_cuts_short_is_told(tmp_path: Path, no_h264: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing where the disk is full."""
+
+    class Short:
+        fourcc = cv2.VideoWriter.fourcc
+
+        def __init__(self, *args: Any) -> None:
+            self.own, self.left = whole(*args), 30
+            self.isOpened, self.release = self.own.isOpened, self.own.release
+
+        def write(self, image: Frame) -> None:
+            self.left -= 1
+            if self.left >= 0:
+                self.own.write(image)
+
+    whole = cv2.VideoWriter
+    monkeypatch.setattr(cv2, "VideoWriter", Short)
+    with pytest.raises(DreamerError, match="wrote 30 of the 50 pictures of a film; is the disk full"):
+        write_film(tmp_path / "a.mp4", stripes(), 25)
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_any_encoder_the_remedy_is_named(
     tmp_path: Path, no_h264: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

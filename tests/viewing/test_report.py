@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline.lineage import Link, trace
 from pipeline.scores import EpisodeScore, Promise, Report, mean_interval
 from pipeline.viewing import report
 from pipeline.viewing.film import write_film
-from pipeline.viewing.report import render, write_report
+from pipeline.viewing.report import read_evaluation, render, write_report
 
 HOSTILE = '<img src="https://example.com/x.png" onerror="alert(1)"><script>alert(2)</script>'
 DATA = {"demo": Link("ready", digest="d" * 64, size="5 decisions")}
@@ -127,6 +128,25 @@ def test_the_name_of_a_data_set_leads_nowhere_else(finished_run: Run, tmp_path: 
     assert "data:image/png" not in page and "The data set is not here" in page
 
 
+def test_a_page_holds_nothing_from_beyond_the_run(finished_run: Run, tmp_path: Path) -> None:
+    """A page is made to be passed on, and a run may come from somebody else."""
+    secret, picture = tmp_path / "id_rsa", finished_run.encodings.path / "encodings.png"
+    secret.write_text("secret")
+    picture.parent.mkdir()
+    picture.symlink_to(secret)
+    with pytest.raises(StageError, match=r"encodings\.png is a link that leads out of .*; remove it"):
+        render(trace(finished_run, DATA), Path("data"))
+    picture.unlink()
+    os.mkfifo(picture)
+    with pytest.raises(StageError, match=r"encodings\.png cannot be shown .*is not a file"):
+        render(trace(finished_run, DATA), Path("data"))
+    picture.unlink()
+    with picture.open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(StageError, match=r"encodings\.png cannot be shown .*larger than"):
+        render(trace(finished_run, DATA), Path("data"))
+
+
 @pytest.mark.parametrize(
     "damage", ["{", '{"question": {}, "drives": {"policy": {"episodes": ["x"]}}, "dream": {}}', "[]"]
 )
@@ -135,6 +155,16 @@ def test_a_damaged_evaluation_is_refused(finished_run: Run, damage: str) -> None
     (finished_run.evaluation.path / "evaluation.json").write_text(damage)
     with pytest.raises(StageError, match=r"evaluation\.json is damaged .*dreamer evaluate --run demo"):
         render(chain, Path("data"))
+
+
+@pytest.mark.parametrize("part", ["list", "tracks", "actions"])
+def test_an_evaluation_without_its_question_is_refused(finished_run: Run, part: str) -> None:
+    path = finished_run.evaluation.path / "evaluation.json"
+    tree = json.loads(path.read_text())
+    del tree["question"][part]
+    path.write_text(json.dumps(tree))
+    with pytest.raises(StageError, match=r"evaluation\.json is damaged .*a question without"):
+        read_evaluation(finished_run)
 
 
 def test_damaged_metrics_are_refused(finished_run: Run) -> None:

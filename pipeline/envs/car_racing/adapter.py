@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..actions import Action, Actions
 from ..adapter import Adapter, Described
 from ..random_policies import RandomPolicy
 from ..view import AgentView
-from .actions import ACTION_NAMES, GAS, car_actions
+from .actions import ACTION_NAMES, GAS, action_bounds, car_actions
 from .drivers import make_policy
 from .scores import DriveScore
 
@@ -44,6 +44,11 @@ class CarRacing(Adapter):
     }
     score_type = DriveScore
     steps_a_second = 50.0
+
+    def check_bounds(self, low: Sequence[float], high: Sequence[float], *, discrete: bool) -> None:
+        """See `Adapter.check_bounds`."""
+        if (tuple(low), tuple(high)) != action_bounds(not discrete):
+            raise ValueError("its actions are not CarRacing's")
 
     def describe(self, view: ViewSettings) -> Described:
         """See `Adapter.describe`; no simulator is needed."""
