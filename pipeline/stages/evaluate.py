@@ -145,11 +145,8 @@ def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, lis
 
 def _so_far(scores: Sequence[EpisodeScore]) -> dict[str, float]:
     """What the policy has come to in these drives."""
-    return {
-        "mean score": float(np.mean([one.score for one in scores])),
-        "tiles, %": 100 * float(np.mean([one.tiles / one.track_tiles for one in scores])),
-        "laps": sum(one.lap_finished for one in scores),
-    }
+    each = [one.score for one in scores]
+    return {"mean score": float(np.mean(each)), "lowest": min(each), "highest": max(each)}
 
 
 def _of_all_processes(drives: dict[str, list[Drive]]) -> dict[str, list[Drive]]:

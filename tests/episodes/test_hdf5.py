@@ -211,7 +211,7 @@ def test_data_that_no_model_here_can_be_fitted_to(store_path: Path, tmp_path: Pa
     tree = json.loads(metadata.read_text())
     tree["dreamer"]["view"].update(size=64, action_high=[1, 1, 9])
     metadata.write_text(json.dumps(tree))
-    with EpisodeStore.open(store_path) as store, pytest.raises(StageError, match="other actions than CarRacing's"):
+    with EpisodeStore.open(store_path) as store, pytest.raises(StageError, match="its actions are not CarRacing's"):
         store.require_view(ViewSettings())
     tree["dreamer"]["view"].update(action_high=[1, 1, 1], action_repeat=2)
     metadata.write_text(json.dumps(tree))
