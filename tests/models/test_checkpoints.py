@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.artifacts import load_weights, save_weights
 from pipeline.config import VARIANTS, ModelSettings, PolicySettings, ViewSettings, resolve
-from pipeline.envs.actions import action_bounds
+from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.errors import StageError, UsageError
 from pipeline.models import checkpoints
 from pipeline.models.actor_critic import Actor
