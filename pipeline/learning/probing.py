@@ -47,6 +47,10 @@ class RidgeRegression:
         self._xx += features.T @ features
         self._xy += features.T @ target
 
+    def width(self, columns: slice) -> int:
+        """How many columns of x these are."""
+        return len(self._x[columns])
+
     def solve(self, columns: slice = slice(None)) -> Linear:
         """The best probe that reads these columns of x alone; at least one row is needed."""
         mean_x, mean_y = self._x[columns] / self.rows, self._y / self.rows

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.config import resolve
 from pipeline.episodes.store import EpisodeStore
 from pipeline.episodes.windows import Windows, split
 from pipeline.errors import StageError
+from pipeline.models.checkpoints import LoadedWorld, load_world
 from pipeline.models.dynamics import Latent
 from pipeline.models.world_model import WorldModel
 from pipeline.stages.probe import Finding, as_json, probe, show
@@ -45,11 +47,44 @@ def test_what_is_in_the_state_is_found_and_nothing_else(tiny_run: Run, truth_dat
     assert (speed.quantity, yaw_rate.quantity, track_offset.quantity) == ("speed", "yaw_rate", "track_offset")
     assert speed.z > 0.99 and speed.h < 0.5 and speed.error < 0.1 * speed.spread
     assert yaw_rate.z < 0.5
-    assert speed.rows == 24  # half of four episodes of 12 decisions
+    assert speed.rows == 12  # a quarter of four episodes of 12 decisions
     with EpisodeStore.open(truth_data) as store:
-        _, held_out = split(4, SETTINGS.world.validation_share, SETTINGS.seed)
+        _, held_out = split(4, 0.25, SETTINGS.seed)
         on_road = sum(int((store.read_decisions(int(index)).infos["on_road"] > 0).sum()) for index in held_out)
-    assert track_offset.rows == on_road < 24, "off the road, its middle means nothing"
+    assert track_offset.rows == on_road < 12, "off the road, its middle means nothing"
+
+
+@pytest.mark.usefixtures("bright")
+def test_of_the_data_it_was_fitted_to_those_are_held_out_that_were_then(
+    tiny_run: Run, truth_data: Path, tmp_path: Path
+) -> None:
+    own = Run(Path(shutil.copytree(tiny_run.root, tmp_path / "own")))
+    manifest = own.world.read_manifest()
+    assert manifest is not None
+    with EpisodeStore.open(truth_data) as store:
+        own.world.write_manifest(replace(manifest, inputs={"data": store.fingerprint}))
+    assert _probe(own, truth_data)[0].rows == 24  # the tiny preset holds out half
+
+
+def test_without_memory_there_is_nothing_to_read_off_it(
+    tiny_run: Run, truth_data: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def observe(self: WorldModel, observation: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor) -> Latent:
+        rows = observation.shape[:2]
+        return Latent(torch.zeros(*rows, 0), torch.rand(*rows, self.features))
+
+    monkeypatch.setattr(WorldModel, "observe", observe)
+
+    def without(path: Path, device: torch.device) -> LoadedWorld:
+        world = load_world(path, device)
+        world.model.dynamics.deter_width = 0
+        return world
+
+    monkeypatch.setattr("pipeline.stages.probe.load_world", without)
+    found = _probe(tiny_run, truth_data)
+    assert math.isnan(found[0].h) and found[0].z == found[0].state
+    show(found, tiny_run)
+    assert " - " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("bright")
