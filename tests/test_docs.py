@@ -327,7 +327,7 @@ STAGES = {
     "Collecting": "decisions",
     "Fitting the world": "updates",
     "Fitting the policy": "updates",
-    "Driving": "drives",
+    "Evaluating": "episodes",
 }
 
 

@@ -61,7 +61,7 @@ def probe(settings: Settings, *, run: Run, data: Path, device: torch.device) -> 
     """Fit ridge regressions from posterior states to what `collect` recorded, and try them on other episodes.
 
     Held out are, of the data that the world model was fitted to, just the episodes that it was not fitted to; of other
-    data a quarter.
+    data a quarter, the same of every world model.
 
     Args:
         settings: `seed` counts: of the states that the model draws.
@@ -77,23 +77,24 @@ def probe(settings: Settings, *, run: Run, data: Path, device: torch.device) -> 
     with (
         deterministic(settings.deterministic),
         reading(command, (lock_of(data), data), (run.world.lock, run.world.path)),
-        EpisodeStore.open(data) as store,
     ):
         manifest = run.world.require({})
         world, fitted = load_world(run.world.weights, device), run.world.read_settings()
-        store.require_view(world.interface.view)
-        quantities = [name for name in UNITS if name in store.origin.infos]
-        if not quantities:
-            env = store.origin.environment
-            raise StageError(f"{data}: nothing is recorded of {env} to probe for, as speed is of CarRacing")
-        share = fitted.world.validation_share if manifest.inputs.get("data") == store.fingerprint else _HELD_OUT
-        train, held_out = split(len(store), share, fitted.seed)
-        seed_torch(settings.seed, Stream.ENCODING)
-        regressions = {name: RidgeRegression(world.model.features) for name in quantities}
-        for features, targets in _labelled(world.model, store, train, quantities):
-            for name, regression in regressions.items():
-                regression.add(*_known(features, targets[name]))
-        tried = list(_labelled(world.model, store, held_out, quantities))
+        with EpisodeStore.open(data) as store:
+            store.require_view(world.interface.view)
+            quantities = [name for name in UNITS if name in store.origin.infos]
+            if not quantities:
+                env = store.origin.environment
+                raise StageError(f"{data}: nothing is recorded of {env} to probe for, as speed is of CarRacing")
+            own = manifest.inputs.get("data") == store.fingerprint
+            chance = (fitted.world.validation_share, fitted.seed) if own else (_HELD_OUT, 0)
+            train, held_out = split(len(store), *chance)
+            seed_torch(settings.seed, Stream.ENCODING)
+            regressions = {name: RidgeRegression(world.model.features) for name in quantities}
+            for features, targets in _labelled(world.model, store, train, quantities):
+                for name, regression in regressions.items():
+                    regression.add(*_known(features, targets[name]))
+            tried = list(_labelled(world.model, store, held_out, quantities))
     deter = world.model.dynamics.deter_width
     parts = {"state": slice(None), "h": slice(0, deter), "z": slice(deter, None)}
     return [_finding(name, regression, parts, tried) for name, regression in regressions.items()]

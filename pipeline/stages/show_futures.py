@@ -74,15 +74,15 @@ def show_futures(
     with (
         deterministic(settings.deterministic),
         reading(folder.command, (lock_of(data), data), (run.world.lock, run.world.path)),
-        EpisodeStore.open(data) as store,
     ):
         run.world.require({})
         world, fitted = load_world(run.world.weights, device), run.world.read_settings()
-        store.require_view(world.interface.view)
-        _, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
-        chosen, row = _present(store, held_out, episode, decision)
-        batch = Windows(store, [chosen], 2, memory_gib=1.0).episode_batch([chosen])[0].to(device)
-        actions = choices(world, store.view.action_names)
+        with EpisodeStore.open(data) as store:
+            store.require_view(world.interface.view)
+            _, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
+            chosen, row = _present(store, held_out, episode, decision)
+            batch = Windows(store, [chosen], 2, memory_gib=1.0).episode_batch([chosen])[0].to(device)
+            actions = choices(world, store.view.action_names)
         futures = _futures(world, batch, row, actions, stream_seed(settings.seed, Stream.DREAM))
     figure = folder.path / FIGURE
     number = _NUMBERS[len(futures)]

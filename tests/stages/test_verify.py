@@ -54,7 +54,7 @@ def run(tiny_run: Run, data: Path, tmp_path: Path) -> Run:
     hashes = {"world": file_hash(run.world.weights), "policy": file_hash(run.policy.weights)}
     facts = {"tiles": 8, "track_tiles": 300, "lap_finished": False, "left_field": False, "truncated": True}
     scores = [DriveScore(track, 10.0 * track, 9, **facts) for track in (1, 2)]
-    report = Report({"tracks": [1, 2], **hashes}, {"policy": scores}, {})
+    report = Report({"list": "report", "tracks": [1, 2], "actions": "deterministic", **hashes}, {"policy": scores}, {})
     run.evaluation.path.mkdir()
     (run.evaluation.path / "evaluation.json").write_text(json.dumps(report.as_json()))
     run.evaluation.write_settings(resolve("tiny"))
