@@ -2,23 +2,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from console_script import dreamer
 
-from pipeline import cli, console
 from pipeline.artifacts import Run
-
-
-def dreamer(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run the console script; give the exit code."""
-    monkeypatch.setattr(sys, "argv", ["dreamer", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    console.set_quiet(False)
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture
@@ -34,7 +23,7 @@ def run(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_sound_ends_with_0(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dreamer(["verify", str(run)], monkeypatch) == 0
+    assert dreamer("verify", str(run)) == 0
     output = capsys.readouterr()
     assert output.out.endswith("Sound: nothing is wrong with the run artifacts/tiny\n")
     assert output.err == "Warning: data/gone is not here, so that the run cannot be compared with its data\n"
@@ -44,7 +33,7 @@ def test_what_is_not_ends_with_1(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "policy" / "model.safetensors").write_bytes(b"")
-    assert dreamer(["verify", str(run)], monkeypatch) == 1
+    assert dreamer("verify", str(run)) == 1
     output = capsys.readouterr()
     assert "Sound" not in output.out
     assert "Error: artifacts/tiny/policy/model.safetensors is damaged or was changed" in output.err
@@ -53,12 +42,12 @@ def test_what_is_not_ends_with_1(
 def test_json_is_all_that_is_printed(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dreamer(["verify", str(run), "--json"], monkeypatch) == 0
+    assert dreamer("verify", str(run), "--json") == 0
     output = capsys.readouterr()
     tree = json.loads(output.out)
     assert (tree["sound"], tree["kind"], tree["faults"], len(tree["warnings"])) == (True, "run", [], 1)
     (run / "world" / "model.safetensors").unlink()
-    assert dreamer(["verify", str(run), "--json"], monkeypatch) == 1
+    assert dreamer("verify", str(run), "--json") == 1
     assert json.loads(capsys.readouterr().out)["sound"] is False
 
 
@@ -66,10 +55,10 @@ def test_json_is_all_that_is_printed(
 def test_what_is_neither_is_a_mistake(
     path: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dreamer(["verify", path], monkeypatch) == 2
+    assert dreamer("verify", path) == 2
     assert path in capsys.readouterr().err
 
 
 def test_the_examples_of_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert dreamer(["verify", "--help"], monkeypatch) == 0
+    assert dreamer("verify", "--help") == 0
     assert "$ dreamer verify artifacts/demo" in capsys.readouterr().out

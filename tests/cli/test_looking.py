@@ -9,8 +9,9 @@ from pathlib import Path
 
 import cv2
 import pytest
+from console_script import dreamer
 
-from pipeline import cli, doctor
+from pipeline import doctor
 from pipeline.artifacts import Run
 from pipeline.doctor import Finding
 
@@ -25,19 +26,6 @@ def run(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(finished_run.root.parents[1])
     monkeypatch.setenv("COLUMNS", "100")
     return finished_run
-
-
-def dreamer(*words: str) -> int:
-    """Run the console script in this process and give its exit code."""
-    before, sys.argv = sys.argv, ["dreamer", *words]
-    try:
-        cli.main()
-    except SystemExit as end:
-        assert isinstance(end.code, int)
-        return end.code
-    finally:
-        sys.argv = before
-    raise AssertionError("the console script did not exit")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
+from console_script import dreamer
 
 from pipeline import __version__, cli, console, distributed, trackers
 from pipeline.artifacts import Run
@@ -26,16 +27,7 @@ from pipeline.scores import Report
 
 COMMANDS = ("collect", "fit-world", "show-encodings", "fit-policy", "evaluate", "run")
 STAGES = ("collect", "fit_world", "show_encodings", "fit_policy", "evaluate")
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in an empty folder, with a wide screen, and talk again afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    yield
-    console.set_mute(False)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -89,20 +81,6 @@ def _replace_stage(monkeypatch: pytest.MonkeyPatch, name: str, function: Callabl
     module = ModuleType(name)
     setattr(module, name, function)
     monkeypatch.setitem(sys.modules, f"pipeline.stages.{name}", module)
-
-
-def dreamer(*words: str) -> int:
-    """Run the console script in this process and give its exit code."""
-    before = sys.argv
-    sys.argv = ["dreamer", *words]
-    try:
-        cli.main()
-    except SystemExit as end:
-        assert isinstance(end.code, int)
-        return end.code
-    finally:
-        sys.argv = before
-    raise AssertionError("the console script did not exit")
 
 
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]

@@ -4,33 +4,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from console_script import dreamer
 
-from pipeline import cli, console
 from pipeline.artifacts import Run
 from pipeline.playing import play as playing
 from pipeline.playing.script import read_script
 from pipeline.stages import probe as probing
 from pipeline.stages import show_futures as futures
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMANDS = ("show-futures", "probe", "play")
 Screen = pytest.CaptureFixture[str]
 FINDING = probing.Finding("speed", "units/s", 9, 1.0, 0.5, 0.75, float("nan"), 0.5)
 Calls = list[tuple[str, dict[str, Any]]]
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    yield
-    console.set_mute(False)
 
 
 @pytest.fixture
@@ -41,19 +32,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(probing, "probe", lambda settings, **options: kept.append(("probe", options)) or [FINDING])
     monkeypatch.setattr(playing, "play", lambda settings, **options: kept.append(("play", options)))
     return kept
-
-
-def dreamer(*words: str) -> int:
-    before = sys.argv
-    sys.argv = ["dreamer", *words]
-    try:
-        cli.main()
-    except SystemExit as end:
-        assert isinstance(end.code, int)
-        return end.code
-    finally:
-        sys.argv = before
-    raise AssertionError("the console script did not exit")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
