@@ -56,6 +56,7 @@ class Adapter:
         score_type: what an episode comes to.
         steps_a_second: the pace of the environment, where there is no simulator to ask, see `AgentView`.
         package: distribution beside gymnasium whose version what happens depends on.
+        keys: whether a person can act by the keyboard of `dreamer play`.
     """
 
     info_types: ClassVar[Mapping[str, np.dtype[Any]]] = {}
@@ -63,6 +64,7 @@ class Adapter:
     score_type: ClassVar[type[EpisodeScore]] = EpisodeScore
     steps_a_second: ClassVar[float] = 30.0
     package: ClassVar[str | None] = None
+    keys: ClassVar[bool] = False
 
     def infos(self, truth: bool) -> dict[str, np.dtype[Any]]:
         """Names and types of what is recorded of an episode beside what models see, in their order."""

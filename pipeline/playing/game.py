@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import CAR_RACING
+from ..envs import adapter_of
 from ..envs.actions import Action
 from ..envs.car_racing.actions import BRAKE, GAS, LEFT, NOTHING, RIGHT
 from ..envs.view import AgentView, Gauge, Step
@@ -138,7 +138,7 @@ class Game:
     Attributes:
         world: DREAM or REAL: where the next decision is taken.
         driver: HUMAN or POLICY: who takes it.
-        keyed: whether a human can: keys are for CarRacing alone.
+        keyed: whether a human can, see `Adapter.keys`.
         now: the present moment.
         moments, ends: all moments, and the last one of each branch.
         track_tiles: tiles of the track, by the first moment of each real drive.
@@ -168,7 +168,7 @@ class Game:
         self._single = False
         self._simulated: Moment | None = None  # where the real environment stands
         self.track_tiles: dict[Moment, int] = {}
-        self.keyed = mind.world.interface.view.env == CAR_RACING
+        self.keyed = adapter_of(mind.world.interface.view.env).keys
         self.world, self.driver = world, HUMAN if self.keyed else POLICY
         self.paused = self.help = self.over = False
         self.moments: list[Moment] = []

@@ -16,7 +16,7 @@ import torch
 
 from .. import console
 from ..artifacts import Run
-from ..config import CAR_RACING, Settings
+from ..config import Settings
 from ..dream_env import recorded_states
 from ..envs import adapter_of
 from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS, episode_seed
@@ -79,7 +79,7 @@ def play(
         mind = open_mind(run, device, settings.seed)
         starts = recorded_states(mind.world, data, settings.seed) if EpisodeStore.has_episodes(data) else None
     view = mind.world.interface.view
-    if view.env != CAR_RACING and mind.actor is None:
+    if not adapter_of(view.env).keys and mind.actor is None:
         raise UsageError(f"There are no keys to act in {view.env} by, and no policy to act; run `{run.policy.command}`")
     plain = settings.collect.model_copy(update={"truth": False})  # no game keeps it
     settings = settings.model_copy(update={"view": view, "collect": plain})

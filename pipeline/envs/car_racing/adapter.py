@@ -44,6 +44,7 @@ class CarRacing(Adapter):
     }
     score_type = DriveScore
     steps_a_second = 50.0
+    keys = True
 
     def check_bounds(self, low: Sequence[float], high: Sequence[float], *, discrete: bool) -> None:
         """See `Adapter.check_bounds`."""
