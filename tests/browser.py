@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,8 +117,11 @@ def browser(folder: Path) -> Iterator[Browser]:
     )
     os.close(from_us)
     os.close(from_it)
+    watch = threading.Timer(120, process.kill)  # one that hangs shall not hang the tests
+    watch.start()
     try:
         yield Browser(to, back)
     finally:
+        watch.cancel()
         process.kill()
         process.wait()
