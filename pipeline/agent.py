@@ -16,6 +16,8 @@ from .errors import UsageError
 from .models.actor_critic import Actor
 from .models.checkpoints import LoadedWorld, load_actor, load_world
 from .models.dynamics import Latent
+from .models.policies import ActionDistribution
+from .planning import Planner
 
 
 class Agent:
@@ -37,10 +39,13 @@ class Agent:
         world: a world model.
         actor: an actor trained in it.
         stochastic: draw actions from the policy instead of taking their mean.
+        planner: chooses actions in place of the actor.
     """
 
-    def __init__(self, world: LoadedWorld, actor: Actor, stochastic: bool = False) -> None:
-        self.world, self.actor, self.stochastic = world, actor, stochastic
+    def __init__(
+        self, world: LoadedWorld, actor: Actor, stochastic: bool = False, planner: Planner | None = None
+    ) -> None:
+        self.world, self.actor, self.stochastic, self.planner = world, actor, stochastic, planner
         self.action_repeat = world.interface.view.action_repeat
         self.reset()
 
@@ -53,6 +58,8 @@ class Agent:
         self.latent: Latent | None = None
         self._random = torch.Generator(self.world.model.device).manual_seed(seed)
         self._action = torch.zeros(1, len(self.world.interface.low), device=self.world.model.device)
+        if self.planner is not None:
+            self.planner.reset(seed)
 
     def act(self, observation: NDArray[np.uint8]) -> Action:
         """Take in an observation and choose an action.
@@ -89,13 +96,20 @@ class Agent:
         projected = dynamics.project(model.encode(observation.to(model.device)[None]))
         action = model.scale.to_model(self._action)
         self.latent, _ = dynamics.observe_step(before, action, projected, is_first, generator=self._random)
-        policy = self.actor(self.latent.feature)
-        chosen = policy.sample(self._random) if self.stochastic else policy.executed_mean
-        self._action = model.scale.to_environment(chosen)  # what is executed is what the next state must know
+        self._action = model.scale.to_environment(
+            self._choose(self.latent)
+        )  # what is executed is what the next state must know
         if self.world.interface.discrete:
             return int(self._action.argmax())
         numbers: NDArray[np.float32] = self._action[0].cpu().numpy().copy()
         return numbers
+
+    def _choose(self, latent: Latent) -> torch.Tensor:
+        """An action (1, A) in the model's scale."""
+        if self.planner is not None:
+            return self.planner.plan(latent)[:1]
+        policy: ActionDistribution = self.actor(latent.feature)
+        return policy.sample(self._random) if self.stochastic else policy.executed_mean
 
 
 def load_agent(run: str | Path, *, device: str = "cpu", stochastic: bool = False) -> Agent:

@@ -2,7 +2,7 @@
 
     artifacts/<run>/world       model.safetensors  last.safetensors  training_state.pt  curves.png
                     encodings   encodings.png  dream.mp4
-                    policy      model.safetensors  training_state.pt  curves.png
+                    policy      model.safetensors  critic.safetensors  training_state.pt  curves.png
                     evaluation  evaluation.json  drive.mp4
     and in each     settings.toml  metrics.jsonl  manifest.json
 
@@ -161,6 +161,11 @@ class StageFolder:
     def weights(self) -> Path:
         """The weights that the next stage reads."""
         return self.path / "model.safetensors"
+
+    @property
+    def critic(self) -> Path:
+        """The critic's weights, which only a planner reads."""
+        return self.path / "critic.safetensors"
 
     @property
     def state(self) -> Path:

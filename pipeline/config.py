@@ -246,6 +246,22 @@ class EvaluateSettings(Section):
     list: Literal["report", "selection"] = Field(
         "report", description="published list of seeds; use 'selection' to choose, 'report' to report"
     )
+    planner: bool = Field(False, description="also drive by planning at each decision, see the group planner")
+
+
+class PlannerSettings(Section):
+    """How far and how widely is searched at each decision."""
+
+    sequences: int = Field(64, ge=2, le=65536, description="action sequences imagined in an iteration")
+    actor_share: float = Field(0.5, gt=0, le=1, description="share of them that the actor chooses as they unfold")
+    horizon: int = Field(12, ge=2, le=200, description="decisions in a sequence; then the critic says what follows")
+    iterations: int = Field(2, ge=1, le=100, description="times that the plan is made anew around the last one")
+    elites: int = Field(16, ge=1, le=65536, description="best sequences, whose weighted mean the plan is")
+    temperature: float = Field(
+        1.0, gt=0, le=1e6, description="of the weights exp(score / temperature); the score is a discounted utility"
+    )
+    noise: float = Field(0.3, gt=0, le=1, description="first deviation from the plan, of actions within -1 .. 1")
+    min_noise: float = Field(0.05, gt=0, le=1, description="least deviation from it in later iterations")
 
 
 class Settings(Section):
@@ -261,6 +277,7 @@ class Settings(Section):
     world: WorldSettings = WorldSettings()
     policy: PolicySettings = PolicySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    planner: PlannerSettings = PlannerSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
@@ -307,6 +324,8 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
     yield odd, "policy.starts must be a multiple of policy.replay_length"
     brief = policy.value == "present" and policy.horizon < 2
     yield brief, "policy.value = present needs a policy.horizon of at least 2"
+    few = settings.planner.elites > settings.planner.sequences
+    yield few, "planner.elites cannot be more than planner.sequences"
     yield (
         policy.carry > 0 and policy.replay_scale > 0,
         "policy.replay_scale starts in recorded states; set policy.carry to 0",
@@ -318,7 +337,7 @@ STAGE_SECTIONS = {
     "fit-world": ("seed", "deterministic", "view", "model", "world"),
     "show-encodings": ("seed",),
     "fit-policy": ("seed", "deterministic", "policy"),
-    "evaluate": ("seed", "evaluate"),
+    "evaluate": ("seed", "evaluate", "planner"),
 }
 """The settings that each stage depends on, beside those that its inputs were made with."""
 

@@ -7,9 +7,10 @@ random numbers of its own, and computes on one thread. So it comes out the same 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from .agent import Agent, load_agent
 from .artifacts import Run
-from .config import CAR_RACING
+from .config import CAR_RACING, PlannerSettings
 from .envs import adapter_of, kept_view
 from .envs.actions import Action, Actions
 from .envs.adapter import Adapter
@@ -29,12 +30,16 @@ from .envs.view import AgentView, Step
 from .errors import DreamerError
 from .learning.imagination import Dream, imagine
 from .models.dynamics import Latent
+from .planning import load_planner
 from .processes import in_order
 from .randomness import Stream, numpy_stream, seed_torch, stream_seed
 from .scores import EpisodeScore, Report
 
 POLICY, RANDOM = "policy", "random"
 """The drivers that there always are: the run's policy, and the random policy of its data."""
+
+PLANNER = "planner"
+"""The driver that looks ahead, where one is asked for."""
 
 DREAM_SAMPLES = 16
 """Imagined futures of each start state, to be averaged."""
@@ -59,6 +64,7 @@ class Garage:
         device: where the policy computes.
         discount: that the world model's continue head holds; 1 where it holds none.
         deterministic: by algorithms alone that give bitwise the same again.
+        planner: how the planner searches; None where there is none.
     """
 
     run: Path
@@ -70,6 +76,7 @@ class Garage:
     device: str = "cpu"
     discount: float = 1.0
     deterministic: bool = False
+    planner: PlannerSettings | None = None
 
 
 def open_garage(run: Run, *, seed: int = 0, stochastic: bool = False, device: torch.device | str = "cpu") -> Garage:
@@ -94,7 +101,7 @@ def adapter_to(garage: Garage) -> Adapter:
 def drivers(garage: Garage) -> tuple[str, ...]:
     """The policy, and what it is compared with."""
     baselines = adapter_to(garage).baselines(discrete=agent_of(garage).world.interface.discrete)
-    return (POLICY, RANDOM, *baselines)
+    return (POLICY, *([PLANNER] if garage.planner else []), RANDOM, *baselines)
 
 
 def read_report(tree: Mapping[str, Any]) -> Report:
@@ -104,7 +111,7 @@ def read_report(tree: Mapping[str, Any]) -> Report:
     """
     adapter = adapter_of(str(tree["question"].get("env", CAR_RACING)))
     report = Report.from_json(tree, adapter.score_type)
-    known = {POLICY, RANDOM, *adapter.baselines(discrete=False)}
+    known = {POLICY, PLANNER, RANDOM, *adapter.baselines(discrete=False)}
     seeds = {tuple(one.track for one in many) for many in report.scores.values()}
     if not {POLICY} <= report.scores.keys() <= known or len(seeds) != 1 or seeds == {()}:
         raise ValueError("other drivers, or not all by the same seeds")
@@ -129,12 +136,14 @@ class Drive:
         rewards: of each decision.
         dream_start: decision at which the dream was asked; None where it was not, or where the drive was too short.
         dreamt: rewards that the dream expected from there on, of `HORIZONS[-1]` decisions; may be empty.
+        thinking: processor time that the driver took for a decision, seconds; no part of what makes drives the same.
     """
 
     score: EpisodeScore
     rewards: tuple[float, ...]
     dream_start: int | None = None
     dreamt: tuple[float, ...] = ()
+    thinking: float = field(default=0.0, compare=False)
 
 
 class Decision(NamedTuple):
@@ -163,12 +172,30 @@ def agent_of(garage: Garage) -> Agent:
     return load_agent(garage.run, device=garage.device, stochastic=garage.stochastic)
 
 
+@cache
+def planning_agent_of(garage: Garage) -> Agent:
+    """The same agent with its planner, loaded once a process.
+
+    Raises:
+        StageError: the run has no critic, see `load_planner`.
+        UsageError: its actions are discrete.
+    """
+    agent = agent_of(garage)
+    assert garage.planner is not None, "no planner was asked for"
+    planner = load_planner(Run(garage.run).policy, agent.world, agent.actor, garage.planner)
+    return Agent(agent.world, agent.actor, planner=planner)
+
+
 def make_driver(garage: Garage, job: Job) -> Driver:
     """Put a driver at the start of a track, with the random numbers that belong to the two."""
     agent, adapter = agent_of(garage), adapter_to(garage)
     if job.driver == POLICY:
         agent.reset(stream_seed(garage.seed, Stream.DRIVE, job.track))
         return agent.act
+    if job.driver == PLANNER:
+        planning = planning_agent_of(garage)
+        planning.reset(stream_seed(garage.seed, Stream.DRIVE, job.track))
+        return planning.act
     interface = agent.world.interface
     if job.driver == RANDOM:
         rng = numpy_stream(garage.seed, Stream.BASELINE, job.track)
@@ -188,8 +215,9 @@ def drive(garage: Garage, job: Job) -> Drive:
     dream_start = adapter_to(garage).dream_start(settings.action_repeat)
     rewards: list[float] = []
     start: Latent | None = None
-    view = kept_view(settings, pictures=job.driver == POLICY)
-    for index, decision in enumerate(decisions(view, make_driver(garage, job), job.track)):
+    view = kept_view(settings, pictures=job.driver in (POLICY, PLANNER))
+    timed = _Timed(make_driver(garage, job))
+    for index, decision in enumerate(decisions(view, timed, job.track)):
         if job.driver == POLICY and index == dream_start:
             start = agent_of(garage).latent
         rewards.append(decision.step.reward)
@@ -197,10 +225,25 @@ def drive(garage: Garage, job: Job) -> Drive:
             where = f"{adapter_to(garage).score_type.PLACE} {job.track}"
             raise DreamerError(f"The reward of decision {index} of '{job.driver}' on {where} is {rewards[-1]}")
     score = view.score(job.track, rewards, decision.step)
+    thinking = timed.seconds / len(rewards)
     if start is None:
-        return Drive(score, tuple(rewards))
+        return Drive(score, tuple(rewards), thinking=thinking)
     seed_torch(garage.seed, Stream.DREAM, job.track)
-    return Drive(score, tuple(rewards), dream_start, tuple(dreamt_rewards(agent_of(garage), start, garage.discount)))
+    dreamt = tuple(dreamt_rewards(agent_of(garage), start, garage.discount))
+    return Drive(score, tuple(rewards), dream_start, dreamt, thinking)
+
+
+class _Timed:
+    """A driver, and the processor time that it has taken so far, `seconds`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver, self.seconds = driver, 0.0
+
+    def __call__(self, seen: NDArray[np.uint8]) -> Action:
+        started = time.process_time()
+        action = self.driver(seen)
+        self.seconds += time.process_time() - started
+        return action
 
 
 @torch.inference_mode()

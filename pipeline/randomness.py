@@ -22,6 +22,7 @@ class Stream(IntEnum):
     DRIVE = 9
     BASELINE = 10
     DREAM = 11
+    PLAN = 12
 
 
 def numpy_stream(seed: int, stream: Stream, *index: int) -> np.random.Generator:

@@ -15,6 +15,7 @@ FLOORS = (
     ("viewing",),
     ("driving", "lineage"),
     ("agent", "dream_env"),
+    ("planning",),
     ("learning",),
     ("models",),
     ("episodes",),

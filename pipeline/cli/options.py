@@ -56,6 +56,7 @@ OWNERS = {
     "world": "fit-world",
     "policy": "fit-policy",
     "evaluate": "evaluate",
+    "planner": "evaluate",
 }
 """The command that each section of the settings belongs to; `run` uses them all, and all commands use `seed`."""
 
@@ -250,6 +251,12 @@ TrackList = Annotated[
 Video = Annotated[bool, typer.Option("--video", metavar="", help="Film the worst, the median and the best track.")]
 Stochastic = Annotated[
     bool, typer.Option("--stochastic", metavar="", help="Draw actions from the policy; else take their mean.")
+]
+Planner = Annotated[
+    bool,
+    typer.Option(
+        "--planner", metavar="", help="Also drive by searching the dream for the best actions at each decision."
+    ),
 ]
 ShardText = Annotated[
     str | None,

@@ -17,6 +17,7 @@ from .options import (
     Fresh,
     Merge,
     Minutes,
+    Planner,
     RandomPolicy,
     RunDataName,
     RunName,
@@ -168,7 +169,12 @@ def fit_policy(
     fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
 
 
-@command("dreamer evaluate --run mine --video", "dreamer evaluate --list selection --tracks 20 --json", shares=True)
+@command(
+    "dreamer evaluate --run mine --video",
+    "dreamer evaluate --list selection --tracks 20 --json",
+    "dreamer evaluate --run mine --tracks 20 --planner",
+    shares=True,
+)
 def evaluate(
     shared: Shared,
     run: RunName = NAME,
@@ -176,6 +182,7 @@ def evaluate(
     track_list: TrackList = None,
     video: Video = False,
     stochastic: Stochastic = False,
+    planner: Planner = False,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -184,7 +191,8 @@ def evaluate(
         console.set_quiet(True)
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
-    settings = shared.settings("evaluate", {"evaluate.tracks": tracks, "evaluate.list": track_list}, recorded)
+    given = {"evaluate.tracks": tracks, "evaluate.list": track_list, "evaluate.planner": planner or None}
+    settings = shared.settings("evaluate", given, recorded)
     device = shared.torch_device()
     if shared.dry_run:
         from ..stages import forecast

@@ -205,7 +205,7 @@ def policy_loss(
     predicted = critics.critic(feature[:-1])
     with torch.set_grad_enabled(settings.gradient != "reinforce"):
         value = _value(critics, predicted, features, settings)  # (H + 1, N)
-        found = _credit(outcomes, value, settings, soft, rows)
+        found = assign_credit(outcomes, value, settings, soft, rows)
         scale = critics.scale.update(found.returns) if settings.normalise else critics.scale.scale
         decisions = len(found.credit)
         advantage = (found.credit - value[:decisions]) / scale
@@ -254,8 +254,15 @@ def _value(
     return distribution.mean
 
 
-def _credit(outcomes: Outcomes, value: Tensor, settings: PolicySettings, soft: bool, rows: Rows | None) -> Credit:
-    """Penalised rewards and values as credit, in the convention that the settings name."""
+def assign_credit(
+    outcomes: Outcomes, value: Tensor, settings: PolicySettings, soft: bool, rows: Rows | None = None
+) -> Credit:
+    """Penalised rewards and values as credit, in the convention that the settings name.
+
+    Args:
+        outcomes, settings, soft, rows: see `policy_loss`.
+        value: (H + 1, N), of states 0 .. H.
+    """
     reward = utility(outcomes.reward, settings.utility) - settings.penalty * outcomes.disagreement
     discount = outcomes.goes_on if soft else settings.discount * outcomes.goes_on
     if settings.value == "next":

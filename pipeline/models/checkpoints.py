@@ -17,10 +17,12 @@ from ..config import ModelSettings, PolicySettings, ViewSettings, validate
 from ..devices import machine_memory
 from ..envs import adapter_of
 from ..errors import StageError, UsageError
-from .actor_critic import Actor
+from .actor_critic import Actor, Critic
 from .world_model import WorldModel
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_OF_VALUES = ("critic", "critic_layers", "value", "utility", "discount", "penalty")
+"""The settings that say what a critic's values are."""
 _TYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 """Of weights that can be read; written are the first."""
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.randn}
@@ -134,6 +136,38 @@ def load_actor(path: Path, world: LoadedWorld) -> Actor:
     return actor.to(world.model.device).requires_grad_(False).eval()
 
 
+@dataclass(frozen=True)
+class LoadedCritic:
+    """A critic read from disk, frozen.
+
+    Attributes:
+        critic: the network.
+        settings: what its values mean, see `_OF_VALUES`; all others are the defaults.
+    """
+
+    critic: Critic
+    settings: PolicySettings
+
+
+def save_critic(path: Path, critic: Critic, policy: PolicySettings, world_hash: str) -> None:
+    """Write the critic atomically, with what its values mean and the world model whose states it reads."""
+    meaning = {name: getattr(policy, name) for name in _OF_VALUES}
+    header = {"format": FORMAT, "kind": "critic", **meaning, "world": world_hash}
+    save_weights(path, critic.state_dict(), header)
+
+
+def load_critic(path: Path, world: LoadedWorld) -> LoadedCritic:
+    """Read a critic for this world model, without gradients. Raises StageError on any mismatch."""
+    tensors, header = load_weights(path)
+    check_header(path, header, "critic")
+    try:
+        settings = validate({"policy": {name: header[name] for name in _OF_VALUES}}).policy
+    except (KeyError, ValueError, UsageError) as error:
+        raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'policy')}") from error
+    critic = _filled(path, tensors, "policy", lambda: Critic(world.model.features, world.settings, settings))
+    return LoadedCritic(critic.to(world.model.device).requires_grad_(False).eval(), settings)
+
+
 def world_of(path: Path) -> str | None:
     """Content hash of the world model that an actor was fitted in, by its own header. Raises StageError."""
     named = load_weights(path)[1].get("world")
@@ -144,7 +178,8 @@ def check_header(path: Path, header: Mapping[str, Any], kind: str) -> None:
     """Raise StageError where a weights file is of another kind or version."""
     if header.get("format") != FORMAT or header.get("kind") != kind:
         found = f"{header.get('kind')!r} of format {header.get('format')!r}"
-        raise StageError(f"{path} holds {found}, not '{kind}' of format {FORMAT}; {_cure(path, kind)}")
+        cure = _cure(path, "policy" if kind == "critic" else kind)
+        raise StageError(f"{path} holds {found}, not '{kind}' of format {FORMAT}; {cure}")
 
 
 def _filled(path: Path, tensors: Mapping[str, Tensor], kind: str, build: Callable[[], _Module]) -> _Module:

@@ -25,6 +25,7 @@ from ..devices import deterministic
 from ..driving import (
     DREAM_SAMPLES,
     HORIZONS,
+    PLANNER,
     POLICY,
     Drive,
     Garage,
@@ -35,6 +36,7 @@ from ..driving import (
     drivers,
     one_thread,
     open_garage,
+    planning_agent_of,
 )
 from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS
 from ..errors import InterruptedRunError, UsageError
@@ -63,7 +65,7 @@ def evaluate(
     evaluation found there is kept under another name, unless it is just the same.
 
     Args:
-        settings: `seed` and `evaluate` count.
+        settings: `seed`, `evaluate` and `planner` count.
         run: whose world model and policy drive.
         video: film the worst, the median and the best track too.
         stochastic: draw actions from the policy instead of taking their mean.
@@ -74,9 +76,9 @@ def evaluate(
         The report.
 
     Raises:
-        StageError: the world model or the policy is missing, damaged or stale.
+        StageError: the world model or the policy is missing, damaged or stale, or the planner has no critic.
         BusyError: another command is at work on them, or on this.
-        UsageError: there are more processes than tracks.
+        UsageError: there are more processes than tracks, or the planner is asked to choose discrete actions.
         InterruptedRunError: after Ctrl-C.
         DreamerError: a worker was killed, or nothing here encodes a film.
     """
@@ -85,8 +87,11 @@ def evaluate(
         reading(run.evaluation.command, *((stage.lock, stage.path) for stage in (run.world, run.policy))),
     ):
         garage = open_garage(run, seed=settings.seed, stochastic=stochastic, device=device)
-        garage = replace(garage, deterministic=settings.deterministic)
+        planner = settings.planner if settings.evaluate.planner else None
+        garage = replace(garage, deterministic=settings.deterministic, planner=planner)
         agent_of(garage)  # finds fault with the weights before any work
+        if planner is not None:
+            planning_agent_of(garage)
         with run.evaluation.writing():
             return _evaluate(settings, garage, run.evaluation, workers, video=video)
 
@@ -106,12 +111,16 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
         **_environment(garage),
         "world": garage.world,
         "policy": garage.policy,
+        **({"planner": garage.planner.model_dump()} if garage.planner else {}),
     }
-    report = make_report(question, _of_all_processes(_drive(garage, own, workers)))
-    show(report)
+    drives = _of_all_processes(_drive(garage, own, workers))
+    report, thinking = make_report(question, drives), milliseconds(drives) if garage.planner else {}
+    show(report, thinking)
     if not distributed.is_first():
         return report
     facts = {"seconds": round(time.monotonic() - started, 1), "workers": workers, **_here(garage)}
+    if thinking:
+        facts["milliseconds a decision"] = thinking
     _save(report, settings, folder, facts)
     if video:
         _film(report, garage, folder)
@@ -166,18 +175,39 @@ def make_report(question: dict[str, Any], drives: Mapping[str, Sequence[Drive]])
     return Report(question, {driver: [one.score for one in many] for driver, many in drives.items()}, promises)
 
 
-def show(report: Report) -> None:
-    """Print the two tables, how far the policy is ahead, and a warning where the dream promises too much."""
+def milliseconds(drives: Mapping[str, Sequence[Drive]]) -> dict[str, float]:
+    """Processor time of a decision, the mean over the drives, of those drivers that look where they drive."""
+    return {
+        driver: round(1000 * float(np.mean([one.thinking for one in many])), 1)
+        for driver, many in drives.items()
+        if driver in (POLICY, PLANNER)
+    }
+
+
+def show(report: Report, thinking: Mapping[str, float] | None = None) -> None:
+    """Print the two tables, how far the policy is ahead, and a warning where the dream promises too much.
+
+    Args:
+        report: what came of it.
+        thinking: milliseconds of a decision, by driver, where they are to be shown.
+    """
     tracks, kind, summaries = len(report.question["tracks"]), report.question["list"], report.summaries
+    timed = bool(thinking)
     console.table(
-        f"Score on {tracks} {kind} {report.place}{'s' * (tracks > 1)}, {report.question['actions']} actions",
-        ["driver", "mean", "95 %", "std", "IQM", "min", "max", *summaries[POLICY].special],
-        [[driver, *_cells(summary)] for driver, summary in summaries.items()],
+        f"Score on {tracks} {kind} {report.place}{'s' * (tracks > 1)}, {report.question['actions']} actions"
+        + "; ms: processor time of a decision" * timed,
+        ["driver", "mean", "95 %", "std", "IQM", "min", "max", *summaries[POLICY].special, *["ms"] * timed],
+        [
+            [driver, *_cells(summary), *[_number((thinking or {}).get(driver, math.nan), 1)] * timed]
+            for driver, summary in summaries.items()
+        ],
     )
     for driver, ahead in report.differences.items():
+        behind = ahead.mean < 0
+        mean, low, high = (-ahead.mean, -ahead.high, -ahead.low) if behind else (ahead.mean, ahead.low, ahead.high)
         console.say(
-            f"The policy is ahead of '{driver}' by {_number(ahead.mean, 1)} on the same {report.place}s "
-            f"(95 % {_range(ahead.low, ahead.high)})"
+            f"The policy is {'behind' if behind else 'ahead of'} '{driver}' by {_number(mean, 1)} on the same "
+            f"{report.place}s (95 % {_range(low, high)})"
         )
     if not report.trusts:
         return

@@ -21,7 +21,7 @@ from ..learning.precision import resolve_precision
 from ..learning.watching import Watch
 from ..locks import reading
 from ..models.actor_critic import Actor
-from ..models.checkpoints import LoadedWorld, load_world, save_actor
+from ..models.checkpoints import LoadedWorld, load_world, save_actor, save_critic
 from ..randomness import Stream, seed_torch
 from ..viewing.curves import POLICY_PANELS, draw_curves
 
@@ -71,7 +71,8 @@ def fit_policy(
         inputs = {"data": store.fingerprint, "world": world_manifest.outputs[source.weights.name]}
         sections = STAGE_SECTIONS["fit-policy"]
         with begun(folder, settings, sections, inputs, minutes=minutes, fresh=fresh) as (manifest, settings):
-            if manifest.complete and manifest.done >= settings.policy.updates:
+            lacking = folder.critic.name not in manifest.outputs and distributed.once(folder.state.exists)
+            if manifest.complete and manifest.done >= settings.policy.updates and not lacking:
                 console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
                 return manifest
             precision = distributed.once(lambda: resolve_precision(settings.policy.precision, device))
@@ -133,11 +134,13 @@ def _learner(settings: Settings, world: LoadedWorld, encoded: EncodedData) -> Po
 
 
 def _finish(learner: PolicyLearner, settings: Settings, folder: StageFolder, manifest: Manifest) -> Manifest:
-    """Write the actor and the curves, and the manifest that calls them complete."""
+    """Write the actor, the critic and the curves, and the manifest that calls them complete."""
     save_actor(folder.weights, learner.acting, settings.policy, manifest.inputs["world"])
+    save_critic(folder.critic, learner.critic, learner.settings, manifest.inputs["world"])
     lines = console.read_lines(folder.metrics)
     draw_curves(lines, folder.path / "curves.png", "Actor and critic, in imagination", POLICY_PANELS)
-    manifest = replace(manifest, outputs={folder.weights.name: file_hash(folder.weights)}, complete=True)
+    outputs = {path.name: file_hash(path) for path in (folder.weights, folder.critic)}
+    manifest = replace(manifest, outputs=outputs, complete=True)
     folder.write_manifest(manifest)
     last = lines[-1]
     console.table(

@@ -274,12 +274,14 @@ def evaluate(
     pace, interface = _pace(settings), _interface(settings)
     adapter = adapter_of(settings.view.env)
     baselines = adapter.baselines(discrete=interface.discrete)
-    tracks, drivers = settings.evaluate.tracks, 2 + len(baselines)
+    tracks, planning = settings.evaluate.tracks, settings.evaluate.planner
+    drivers = 2 + planning + len(baselines)
     workers = min(workers or cores(), drivers * tracks)
     films = min(3, tracks) if video else 0
     decision = _acting_seconds(settings, device)
     # Each track: as many decisions imagined as acted, and the simulator for all drivers.
-    track = pace.drive * (2 * decision + drivers * pace.simulated)
+    searched = settings.planner.iterations * settings.planner.horizon * decision if planning else 0.0
+    track = pace.drive * (2 * decision + searched + drivers * pace.simulated)
     filmed = f", {films} of them filmed" if films else ""
     return Forecast(
         "dreamer evaluate",

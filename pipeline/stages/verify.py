@@ -21,7 +21,7 @@ from ..console import Meter, read_lines
 from ..driving import read_report
 from ..episodes.store import EpisodeStore, read_pending
 from ..errors import DreamerError, StageError, UsageError
-from ..models.checkpoints import LoadedWorld, load_actor, load_world, world_of
+from ..models.checkpoints import LoadedWorld, load_actor, load_critic, load_world, world_of
 from ..reading import read_json
 from ..scores import MAX_BYTES
 
@@ -224,6 +224,9 @@ def _check_policy(folder: StageFolder, world: LoadedWorld, manifests: Mapping[st
     actor = load_actor(folder.weights, world)
     count = sum(tensor.numel() for tensor in actor.state_dict().values())
     verdict.fine.append(f"{folder.weights} fits the world model; its {count:,} numbers are finite")
+    if folder.critic.name in manifests["policy"].outputs:
+        load_critic(folder.critic, world)
+        verdict.fine.append(f"{folder.critic} fits the world model; its numbers are finite")
     if world_of(folder.weights) != manifests["policy"].inputs.get("world"):
         raise StageError(f"{folder.weights} names another world model than its manifest; run `{_anew(folder)}`")
 

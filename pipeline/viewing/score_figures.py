@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from ..scores import EpisodeScore, Promise
 
 _SIZE = (4.2, 2.8)  # inches, as the panels of the learning curves
-_COLORS = ("#20639b", "#c77b0a", "#8a5a9e")
+_COLORS = ("#20639b", "#c77b0a", "#8a5a9e", "#3a7d44")
 
 
 def score_figure(scores: Mapping[str, Sequence[EpisodeScore]]) -> Figure:

@@ -368,6 +368,16 @@ def test_run_ends_with_the_score_and_where_all_is(capsys: Screen, calls: Calls) 
     ]
 
 
+def test_the_planner_is_an_option_and_its_settings_are_evaluates(calls: Calls, capsys: Screen) -> None:
+    words = ["--planner", "--set", "planner.horizon=5", "--device", "cpu"]
+    assert dreamer("evaluate", *words) == 0
+    assert calls[0][1][0] == resolve(values=[("evaluate.planner", True), ("planner.horizon", 5)])
+    assert dreamer("evaluate", "--planner", "--set", "planner.elites=100") == 2
+    assert "planner.elites cannot be more than planner.sequences" in _refusal(capsys)
+    assert dreamer("fit-policy", "--set", "planner.horizon=5") == 2
+    assert "planner.horizon belongs to `dreamer evaluate`" in _refusal(capsys)
+
+
 def test_evaluate_ends_with_the_report_or_as_json(capsys: Screen, calls: Calls) -> None:
     assert dreamer("evaluate", "--run", "mine", "--device", "cpu") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "Report: artifacts/mine/report.html"

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from pipeline import console, distributed
 from pipeline.artifacts import Run, file_hash
 from pipeline.config import Settings, resolve
-from pipeline.driving import POLICY, RANDOM, Drive, Garage, Job, drive, one_thread
+from pipeline.driving import PLANNER, POLICY, RANDOM, Drive, Garage, Job, drive, one_thread, read_report
 from pipeline.envs.car_racing.scores import DriveScore
 from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.errors import InterruptedRunError, StageError, UsageError
+from pipeline.models.actor_critic import Critic
+from pipeline.models.checkpoints import load_world, save_critic
 from pipeline.scores import Promise, Report
 from pipeline.stages import evaluate as stage
 from pipeline.stages.evaluate import evaluate, keep_earlier, make_report, show
@@ -165,6 +168,53 @@ def test_everything_is_written(run: Run, here: None, capsys: pytest.CaptureFixtu
     printed = " ".join(capsys.readouterr().out.split())
     assert "Score on 2 report tracks, deterministic actions" in printed
     assert all(name in printed for name in ("policy", "random", "straight", "Does the dream tell the truth?"))
+
+
+def test_the_planner_drives_beside_the_policy(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the same tracks, with its time, and the same again by the same seed; nothing else changes."""
+
+    def drive_all(garage: Garage, jobs: list[Job], workers: int, stopped: Callable[[], bool]) -> Iterator[Drive]:
+        with one_thread():
+            yield from (drive(garage, job) for job in jobs)
+
+    monkeypatch.setattr(stage, "drive_all", drive_all)
+    monkeypatch.setattr("pipeline.envs.car_racing.view.TIME_LIMIT", 60)
+    monkeypatch.setattr(
+        "pipeline.driving.kept_view", lambda view, pictures=True: CarRacingView(view, pictures=pictures)
+    )
+    without = evaluate(settings(), run=run)
+    assert "processor time" not in capsys.readouterr().out
+    asked = {"evaluate.planner": True, "planner.sequences": 8, "planner.elites": 4, "planner.horizon": 3}
+    with pytest.raises(StageError, match="before critics were kept"):
+        evaluate(settings(**asked), run=run)
+    _add_critic(run)
+    report = evaluate(settings(**asked), run=run)
+    assert list(report.scores) == [POLICY, PLANNER, RANDOM, "straight"]
+    assert {driver: report.scores[driver] for driver in without.scores} == without.scores
+    assert report.scores[PLANNER] != report.scores[POLICY]
+    found = content(run)
+    assert found["question"]["planner"] == settings(**asked).planner.model_dump()
+    assert found["facts"]["milliseconds a decision"].keys() == {POLICY, PLANNER}
+    assert found["differences"][PLANNER].keys() == {"mean", "low", "high"}
+    printed = " ".join(capsys.readouterr().out.split())
+    ahead = report.differences[PLANNER].mean
+    assert f"The policy is {'behind' if ahead < 0 else 'ahead of'} 'planner' by {abs(ahead):.1f} on" in printed
+    assert "processor time of a decision" in printed
+    assert evaluate(settings(**asked), run=run) == report
+    assert read_report(found) == report
+
+
+def _add_critic(run: Run) -> None:
+    """As a policy's fitting leaves one."""
+    world, manifest = load_world(run.world.weights), run.policy.read_manifest()
+    assert manifest is not None
+    policy = run.policy.read_settings().policy
+    critic = Critic(world.model.features, world.settings, policy)
+    save_critic(run.policy.critic, critic, policy, manifest.inputs["world"])
+    outputs = {**manifest.outputs, run.policy.critic.name: file_hash(run.policy.critic)}
+    run.policy.write_manifest(replace(manifest, outputs=outputs))
 
 
 def test_the_selection_list_is_another_one(run: Run, here: None) -> None:

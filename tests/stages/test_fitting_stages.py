@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from pipeline.learning import fitting, watching
 from pipeline.learning.encoding import Rows
 from pipeline.learning.policy_learner import PolicyLearner
 from pipeline.learning.world_learner import WorldLearner
-from pipeline.models.checkpoints import Interface, build_world, load_actor, load_world
+from pipeline.models.checkpoints import Interface, build_world, load_actor, load_critic, load_world
 from pipeline.models.policies import BoundedNormal, OneHotAction, TanhNormal, TruncatedNormal
 from pipeline.stages import fit_policy as fit_policy_stage
 from pipeline.stages.fit_policy import fit_policy
@@ -211,6 +212,33 @@ def test_policy_leaves_the_world_model_as_it_is_and_acts_by_the_averaged_actor(r
     tensors, header = load_weights(run.policy.weights)
     assert torch.equal(torch.cat([tensors[name].flatten() for name in state["acting"]]), kept)
     assert header["world"] == file_hash(run.world.weights)
+
+
+def test_the_critic_is_kept_beside_the_actor_with_what_its_values_mean(
+    run: Run, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run fitted before there was such a file gets it by the same command, and nothing else changes."""
+    old = Run(Path(shutil.copytree(run.root, tmp_path / "old")))
+    state = torch.load(old.policy.state, weights_only=True)["learner"]
+    critic = load_critic(old.policy.critic, load_world(old.world.weights))
+    weights, kept, manifest = critic.critic.state_dict(), old.policy.critic.read_bytes(), old.policy.require({})
+    assert state["critic"].keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in state["critic"].items())
+    asked, meaning = TINY.policy, critic.settings
+    assert (meaning.value, meaning.utility, meaning.penalty) == (asked.value, asked.utility, asked.penalty)
+    assert set(manifest.outputs) == {"model.safetensors", "critic.safetensors"}
+    lacking = {name: digest for name, digest in manifest.outputs.items() if name != "critic.safetensors"}
+    old.policy.write_manifest(replace(manifest, outputs=lacking))
+    old.policy.critic.unlink()
+    metrics = old.policy.metrics.read_bytes()
+    fit_policy(TINY, run=old, data=data, device=CPU)
+    assert "step sizes" not in capsys.readouterr().err
+    assert old.policy.require({}) == manifest and old.policy.critic.read_bytes() == kept
+    assert old.policy.metrics.read_bytes() == metrics
+    old.policy.write_manifest(replace(manifest, outputs=lacking))
+    old.policy.state.unlink()  # a run that was passed on
+    fit_policy(TINY, run=old, data=data, device=CPU)
+    assert "already fitted" in capsys.readouterr().out
 
 
 def test_policy_is_fitted_without_any_environment(run: Run, data: Path, tmp_path: Path) -> None:
