@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .. import __version__, console, distributed
-from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, write_text
+from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, learned_from, write_text
 from ..config import Settings, ViewSettings
 from ..devices import deterministic
 from ..driving import (
@@ -104,6 +104,7 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
         "actions": "stochastic" if garage.stochastic else "deterministic",
         "seed": settings.seed,
         **_environment(garage),
+        **_data(garage),
         "world": garage.world,
         "policy": garage.policy,
     }
@@ -123,6 +124,13 @@ def _environment(garage: Garage) -> dict[str, str]:
     view, asked = agent_of(garage).world.interface.view, ViewSettings()
     names = ("env", "env_kwargs")
     return {name: getattr(view, name) for name in names if getattr(view, name) != getattr(asked, name)}
+
+
+def _data(garage: Garage) -> dict[str, str]:
+    """What the world model was fitted to, in words; nothing where that is not recorded."""
+    manifest = Run(garage.run).world.read_manifest()
+    told = learned_from(manifest.sources) if manifest else None
+    return {"data": told} if told else {}
 
 
 def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, list[Drive]]:
@@ -169,8 +177,9 @@ def make_report(question: dict[str, Any], drives: Mapping[str, Sequence[Drive]])
 def show(report: Report) -> None:
     """Print the two tables, how far the policy is ahead, and a warning where the dream promises too much."""
     tracks, kind, summaries = len(report.question["tracks"]), report.question["list"], report.summaries
+    data = f"; learned from {report.question['data']}" if "data" in report.question else ""
     console.table(
-        f"Score on {tracks} {kind} {report.place}{'s' * (tracks > 1)}, {report.question['actions']} actions",
+        f"Score on {tracks} {kind} {report.place}{'s' * (tracks > 1)}, {report.question['actions']} actions{data}",
         ["driver", "mean", "95 %", "std", "IQM", "min", "max", *summaries[POLICY].special],
         [[driver, *_cells(summary)] for driver, summary in summaries.items()],
     )
