@@ -17,14 +17,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from . import distributed
 from .config import MAX_BYTES, Settings, describe, validate
@@ -112,6 +112,39 @@ def file_hash(path: Path) -> str:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A data set that a model was fitted to. What was not recorded is None.
+
+    Attributes:
+        name: of the data set, as it was then.
+        sha256: of its content.
+        decisions: in it.
+        kind: who acted: a random process, a policy that had been fitted before, or whoever was at `dreamer play`.
+        driver: name of the run whose policy it was.
+    """
+
+    name: str
+    sha256: str
+    decisions: Annotated[int, Field(ge=1, le=10**8)] | None = None
+    kind: Literal["random", "driven", "played"] | None = None
+    driver: str | None = None
+
+
+def learned_from(sources: Sequence[Source]) -> str | None:
+    """What these are in words, such as "random data only"; None where it is not recorded of all of them."""
+    kinds = [source.kind for source in sources]
+    if not kinds or None in kinds:
+        return None
+    counts = {kind: sum(source.decisions or 0 for source in sources if source.kind == kind) for kind in kinds}
+    words = {
+        "random": "random data" if len(counts) > 1 else "random data only",
+        "driven": f"{counts.get('driven', 0):,} decisions driven by a policy",
+        "played": f"{counts.get('played', 0):,} decisions played",
+    }
+    return " and ".join(said for kind, said in words.items() if kind in kinds)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a stage made, from what, and how far it got.
 
@@ -121,7 +154,7 @@ class Manifest:
         outputs: SHA-256 of every file another stage may read, by file name.
         done: units of work finished (updates, episodes).
         complete: whether the stage reached its end.
-        facts: what is worth telling, such as versions, seconds, hardware.
+        facts: what is worth telling, such as versions, seconds, hardware; "data": the data sets, see `sources`.
     """
 
     stage: str
@@ -132,6 +165,18 @@ class Manifest:
     facts: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The data sets that the stage read; none where it read none, or did not say."""
+        data = self.facts.get("data", ())
+        if isinstance(data, str):  # the name alone, as it was before there could be several
+            return (Source(data, self.inputs.get("data", "")),)
+        return TypeAdapter(tuple[Source, ...]).validate_python(data)
+
+    def with_sources(self, sources: Sequence[Source]) -> Manifest:
+        """A copy that tells these data sets."""
+        return replace(self, facts={**self.facts, "data": [asdict(source) for source in sources]})
+
 
 def _parse_manifest(path: Path) -> Manifest:
     """Read a manifest, of any version. Raises OSError or ValueError."""
@@ -141,6 +186,7 @@ def _parse_manifest(path: Path) -> Manifest:
         raise ValueError(f"it has an unknown entry {min(unknown)!r:.80}")
     try:
         manifest = TypeAdapter(Manifest).validate_python(tree)
+        _ = manifest.sources
     except ValidationError as error:
         raise ValueError(describe(error)) from error
     wrong = next((name for name in manifest.outputs if not is_name(name)), None)

@@ -76,6 +76,9 @@ class CollectSettings(Section):
         20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
+    actions: Literal["stochastic", "deterministic"] = Field(
+        "stochastic", description="how a run's policy drives (`--policy artifacts/RUN`): actions drawn, or their mean"
+    )
     truth: bool = Field(
         False,
         description="record CarRacing's yaw rate and distance from the middle of the road too, for `dreamer probe`",

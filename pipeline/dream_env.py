@@ -28,7 +28,7 @@ from .artifacts import Run, check_name
 from .envs import adapter_of
 from .envs.actions import Action
 from .envs.view import shrink
-from .episodes.store import EpisodeStore
+from .episodes.joined import Data, open_data
 from .episodes.windows import Windows
 from .errors import StageError, UsageError
 from .learning.imagination import Dream
@@ -49,7 +49,7 @@ class DreamOptions(TypedDict, total=False):
     """What both environments take beside the run.
 
     Attributes:
-        data: folder of the data set whose states drives begin in; by default the one that the world model was fitted
+        data: folder of the data set whose states drives begin in; by default those that the world model was fitted
             to, `data/<name>` beside the run's `artifacts/`.
         observation: "picture", (S, S, 3) uint8, or "latent", the features [h, z] of the state, (F,) float32, which are
             what Dreamer's own policy reads, and save the decoding.
@@ -192,7 +192,8 @@ class _Drives:
         settings = folder.world.read_settings()
         self._discount = settings.world.discount if settings.model.goes_on == "soft" else 1.0
         self._limit = options.get("limit") or settings.collect.limit
-        data = Path(options.get("data") or recorded_data(folder))
+        named = options.get("data")
+        data = (Path(named),) if named else recorded_data(folder)
         self._recorded = partial(_shared_states, weights, digest, device, data, settings.seed)
         self._generator = torch.Generator(device)
         self._dream = Dream(self._world.model, options.get("temperature", 1.0), self._generator)
@@ -268,7 +269,7 @@ def _shared_world(weights: Path, digest: str, device: str) -> LoadedWorld:
 
 
 @lru_cache(maxsize=1)
-def _shared_states(weights: Path, digest: str, device: str, data: Path, seed: int) -> Latent:
+def _shared_states(weights: Path, digest: str, device: str, data: tuple[Path, ...], seed: int) -> Latent:
     """The states that its drives begin in, likewise."""
     return recorded_states(_shared_world(weights, digest, device), data, seed)
 
@@ -298,29 +299,29 @@ def as_vectors(world: LoadedWorld, actions: Any) -> Tensor:
     return tensor.float()
 
 
-def recorded_data(run: Run) -> Path:
-    """The folder of the data set that a run's world model was fitted to, beside the folder of the runs."""
+def recorded_data(run: Run) -> tuple[Path, ...]:
+    """The folders of the data sets that a run's world model was fitted to, beside the folder of the runs."""
     manifest = run.world.read_manifest()
-    name = manifest.facts.get("data") if manifest else None
-    if not name:
+    if manifest is None or not manifest.sources:
         raise StageError(f"{run.world.path} does not name its data set; give it as data=")
-    return run.root.parent.parent / "data" / check_name(str(name), "data set")
+    root = run.root.parent.parent / "data"
+    return tuple(root / check_name(source.name, "data set") for source in manifest.sources)
 
 
 @torch.no_grad()
-def recorded_states(world: LoadedWorld, data: Path, seed: int, episodes: int = START_EPISODES) -> Latent:
+def recorded_states(world: LoadedWorld, data: Data, seed: int, episodes: int = START_EPISODES) -> Latent:
     """States of some recorded episodes, (N, ...), each after all that came before it; none that ends an episode.
 
     Args:
         world: the world model.
-        data: folder of a data set whose pictures and actions are like those that the model knows.
+        data: folder of a data set whose pictures and actions are like those that the model knows, or of several.
         seed: of which episodes, and of the states drawn.
         episodes: how many, at most.
 
     Raises:
         StageError: the data set is missing or damaged, or was seen otherwise.
     """
-    with EpisodeStore.open(data) as store:
+    with open_data(data) as store:
         store.require_view(world.interface.view)
         chosen = numpy_stream(seed, Stream.ENCODING).permutation(len(store))[:episodes]
         batch, mask = Windows(store, chosen, 2, memory_gib=1.0).episode_batch(chosen)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,11 +22,15 @@ from numpy.typing import NDArray
 
 from .agent import Agent, load_agent
 from .artifacts import Run
-from .config import CAR_RACING, PlannerSettings
+from .config import CAR_RACING, PlannerSettings, Settings
 from .envs import adapter_of, kept_view
 from .envs.actions import Action, Actions
 from .envs.adapter import Adapter
+from .envs.tracks import episode_seed
 from .envs.view import AgentView, Step
+from .episodes.episode import Episode
+from .episodes.metadata import DRIVEN, DrivingPolicy
+from .episodes.recording import record
 from .errors import DreamerError
 from .learning.imagination import Dream, imagine
 from .models.dynamics import Latent
@@ -272,8 +276,31 @@ def drive_all(
     garage: Garage, jobs: Sequence[Job], workers: int, stopped: Callable[[], bool]
 ) -> Generator[Drive, None, None]:
     """Do all drives in worker processes, in the order of the jobs; see `processes.in_order`."""
-    prepare = partial(_settle_in, garage.deterministic)
+    prepare = partial(settle_in, garage.deterministic)
     return in_order(partial(drive, garage), jobs, workers, prepare=prepare, stopped=stopped)
+
+
+def driving_policy(garage: Garage) -> DrivingPolicy:
+    """The policy as a data set names it."""
+    actions: Literal["stochastic", "deterministic"] = "stochastic" if garage.stochastic else "deterministic"
+    return DrivingPolicy(run=garage.run.name, world=garage.world, policy=garage.policy, actions=actions)
+
+
+def record_drive(garage: Garage, settings: Settings, number: int) -> Episode:
+    """Record an episode in which the policy drives until the environment ends it.
+
+    Args:
+        garage: of the policy.
+        settings: `seed`, `view` and `collect.truth` count.
+        number: of the episode in the data set, from 0.
+
+    Returns:
+        The episode; the same for the same arguments, in whatever process. Another policy meets other tracks.
+    """
+    track = episode_seed(settings.seed, number, int(garage.policy[:8], 16))
+    agent = agent_of(garage)
+    agent.reset(stream_seed(settings.seed, Stream.DRIVE, track))
+    return record(kept_view(settings.view), agent.act, track, policy=DRIVEN, truth=settings.collect.truth)
 
 
 @contextmanager
@@ -287,7 +314,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _settle_in(deterministic: bool) -> None:
+def settle_in(deterministic: bool = False) -> None:
     """Compute on one thread, in a worker for good."""
     torch.use_deterministic_algorithms(deterministic)
     torch.set_num_threads(1)

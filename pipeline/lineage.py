@@ -8,17 +8,18 @@ from __future__ import annotations
 import itertools
 import math
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from .artifacts import Run, StageFolder, check_name, is_name
+from .artifacts import Run, Source, StageFolder, check_name, is_name, learned_from
 from .config import CAR_RACING, PRESETS, SIZES, STAGE_SECTIONS, VARIANTS, Settings, flatten, resolve
 from .envs import adapter_of
+from .episodes.joined import joint_fingerprint
 from .episodes.store import EpisodeStore
 from .errors import StageError, UsageError, did_you_mean
 from .reading import read_json
@@ -68,17 +69,27 @@ class Chain:
 
     Attributes:
         run: the run.
-        data_name: name of its data set; None where that is not recorded.
+        sources: its data sets, by the names that they have now; none where that is not recorded.
         links: "data", "world", "policy" and "evaluation", in this order.
         score: of the evaluation; None where there is none to be read.
         next: the command to type next; empty where nothing is left to do.
     """
 
     run: Run
-    data_name: str | None
+    sources: tuple[Source, ...]
     links: dict[str, Link]
     score: Score | None
     next: str
+
+    @property
+    def data_name(self) -> str | None:
+        """The names of its data sets, such as "demo + round2"; None where they are not recorded."""
+        return " + ".join(source.name for source in self.sources) or None
+
+    @property
+    def learned_from(self) -> str | None:
+        """See `artifacts.learned_from`."""
+        return learned_from(self.sources)
 
 
 def data_sets(root: Path = Path("data")) -> dict[str, Link]:
@@ -113,8 +124,8 @@ def trace(run: Run, data: Mapping[str, Link]) -> Chain:
         run: it may lack any of its stages.
         data: all data sets, see `data_sets`.
     """
-    name = _data_name(run, data)
-    links = {"data": data[name] if name is not None and name in data else _gone(run, name)}
+    sources = _sources(run, data)
+    links = {"data": _joint_link([data.get(source.name) or _gone(run, source) for source in sources] or [_gone(run)])}
     links["world"] = _stage_link(run.world, links, ("data",), "updates")
     links["policy"] = _stage_link(run.policy, links, ("data", "world"), "updates")
     links["evaluation"] = _stage_link(run.evaluation, links, ("world", "policy"), _places(run))
@@ -122,7 +133,7 @@ def trace(run: Run, data: Mapping[str, Link]) -> Chain:
         score = read_score(run)
     except StageError as error:
         score, links["evaluation"] = None, Link("damaged", run.evaluation.command, str(error))
-    return Chain(run, name, links, score, _next(run, links))
+    return Chain(run, sources, links, score, _next(run, links))
 
 
 def read_score(run: Run) -> Score | None:
@@ -184,21 +195,31 @@ def commands(chain: Chain) -> list[str]:
     """The commands that make the run again, as far as it got: each stage with the settings that it was made with."""
     run = chain.run
     place = f"--run {run.root.name}"
-    placed = f"{place} --data {chain.data_name}" if chain.data_name else place
+    placed = " ".join([place, *(f"--data {source.name}" for source in chain.sources)])
     film = " --video" if any(run.evaluation.path.glob("drive.*")) else ""
-    lines = []
+    lines = [_collecting(run, source, alone=len(chain.sources) == 1) for source in chain.sources]
     for folder, command, ends in (
-        (run.world, "collect", f"--data {chain.data_name}"),
         (run.world, "fit-world", placed),
         (run.encodings, "show-encodings", place),
         (run.policy, "fit-policy", place),
         (run.evaluation, "evaluate", place + film),
     ):
         settings = run.recorded_settings(folder)
-        if settings is not None and (command != "collect" or chain.data_name):
-            sections = [name for name in STAGE_SECTIONS[command] if name != "view" or command == "collect"]
+        if settings is not None:
+            sections = [name for name in STAGE_SECTIONS[command] if name != "view"]
             lines.append(f"dreamer {command} {ends} {options_for(settings, sections)}".rstrip())
-    return lines
+    return [line for line in lines if line]
+
+
+def _collecting(run: Run, source: Source, *, alone: bool) -> str:
+    """The command that collects a data set of a run; empty where there is none to be told."""
+    settings = run.recorded_settings(run.world)
+    if settings is None or source.kind == "played":
+        return ""
+    if source.decisions is not None and not alone:  # the settings count the decisions of all
+        settings = settings.with_value("collect.decisions", source.decisions)
+    driver = f" --policy artifacts/{source.driver}" if source.driver and is_name(source.driver) else ""
+    return f"dreamer collect --data {source.name}{driver} {options_for(settings, STAGE_SECTIONS['collect'])}".rstrip()
 
 
 def _toml(value: object) -> str:
@@ -218,27 +239,38 @@ def _data_link(path: Path) -> Link:
     return Link("ready", digest=digest, made=_changed(path / "main_data.hdf5"), size=size)
 
 
-def _data_name(run: Run, data: Mapping[str, Link]) -> str | None:
-    """The data set that a run was fitted to: by the name it had then, else by its content."""
+def _sources(run: Run, data: Mapping[str, Link]) -> tuple[Source, ...]:
+    """The data sets that a run was fitted to: each by the name it had then, else by its content."""
     try:
         manifest = run.world.read_manifest()
-    except StageError:
-        return None
-    if manifest is None:
-        return None
-    name, digest = str(manifest.facts.get("data", "")), manifest.inputs.get("data")
-    if name in data and data[name].digest == digest:
-        return name
-    same = next((other for other, link in data.items() if link.digest == digest), None)
-    try:
-        return same or check_name(name)
-    except UsageError:  # what cannot name a data set is no part of a command to type
-        return None
+        return tuple(replace(source, name=_name(source, data)) for source in manifest.sources) if manifest else ()
+    except (StageError, UsageError):  # what cannot name a data set is no part of a command to type
+        return ()
 
 
-def _gone(run: Run, name: str | None) -> Link:
-    """The data set of a run that is not there (any more), with the command that collects it again."""
-    command = f"dreamer collect --data {name or run.root.name}"
+def _name(source: Source, data: Mapping[str, Link]) -> str:
+    """The name of a data set as it is now. Raises UsageError where it is none."""
+    if source.name in data and data[source.name].digest == source.sha256:
+        return source.name
+    same = next((other for other, link in data.items() if link.digest == source.sha256), None)
+    return same or check_name(source.name)
+
+
+def _joint_link(links: Sequence[Link]) -> Link:
+    """Several data sets as one step: as good as the first that is not ready."""
+    lacking = next((link for link in links if link.state != "ready"), None)
+    if lacking or len(links) == 1:
+        return lacking or links[0]
+    digest = joint_fingerprint([str(link.digest) for link in links])
+    made = max((link.made for link in links if link.made), default=None)
+    return Link("ready", digest=digest, made=made, size=" + ".join(link.size for link in links))
+
+
+def _gone(run: Run, source: Source | None = None) -> Link:
+    """A data set of a run that is not there (any more), with the command that collects it again."""
+    command = f"dreamer collect --data {source.name if source else run.root.name}"
+    if source and source.driver and is_name(source.driver):
+        return Link("missing", f"{command} --policy artifacts/{source.driver}")
     settings = run.world.path / "settings.toml"
     return Link("missing", f"{command} --config {settings}" if settings.exists() else command)
 

@@ -229,3 +229,20 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(StageError, match="not a weights file of this project"):
         load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        7,
+        [3],
+        [{"name": "a"}],
+        [{"name": "a", "sha256": "b", "kind": "mixed"}],
+        [{"name": "a", "sha256": "b", "decisions": -1}],
+    ],
+)
+def test_data_sets_that_are_told_otherwise_are_refused(tmp_path: Path, data: object) -> None:
+    folder = StageFolder(tmp_path / "world", "dreamer fit-world --run x")
+    folder.write_manifest(Manifest("fit-world", facts={"data": data}))
+    with pytest.raises(StageError, match=r"manifest\.json is damaged"):
+        folder.read_manifest()

@@ -204,7 +204,7 @@ def test_what_cannot_be_is_refused(tiny_run: Run, tiny_data: Path, discrete_data
     with pytest.raises(UsageError, match="cannot name a data set"):
         dream_env.recorded_data(stranger)
     stranger.world.write_manifest(replace(manifest, facts={"data": "mine"}))
-    assert dream_env.recorded_data(stranger) == tmp_path / "data" / "mine"
+    assert dream_env.recorded_data(stranger) == (tmp_path / "data" / "mine",)
     with pytest.raises(StageError, match="dreamer fit-world --run none"):
         gym.make(dream_env.ID, run=tmp_path / "none")
     with pytest.raises(StageError, match="another view"):

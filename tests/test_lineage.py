@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifacts import Run
+from pipeline.artifacts import Run, Source
 from pipeline.cli.options import Shared
 from pipeline.config import STAGE_SECTIONS, resolve
 from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.envs.car_racing.adapter import CarRacing
 from pipeline.episodes.episode import Episode
+from pipeline.episodes.joined import joint_fingerprint
 from pipeline.episodes.metadata import Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import StageError
@@ -86,6 +87,38 @@ def test_what_is_unfinished_missing_or_damaged(finished_run: Run) -> None:
 
 def test_data_are_found_by_content_where_their_name_has_changed(finished_run: Run) -> None:
     assert trace(finished_run, {"renamed": DATA["demo"]}).data_name == "renamed"
+
+
+def test_several_data_sets_are_one_step_as_good_as_the_worst(finished_run: Run) -> None:
+    digests = {"demo": DATA_HASH, "two": "e" * 64}
+    data = {name: Link("ready", digest=digest, size="5 decisions") for name, digest in digests.items()}
+    joint = joint_fingerprint(list(digests.values()))
+    manifest = finished_run.world.read_manifest()
+    assert manifest is not None
+    sources = [Source("demo", DATA_HASH, 5, "random"), Source("two", "e" * 64, 7, "driven", "first")]
+    finished_run.world.write_manifest(replace(manifest.with_sources(sources), inputs={"data": joint}))
+    policy = finished_run.policy.read_manifest()
+    assert policy is not None
+    finished_run.policy.write_manifest(replace(policy, inputs=policy.inputs | {"data": joint}))
+    chain = trace(finished_run, data)
+    assert {link.state for link in chain.links.values()} == {"ready"}
+    assert (chain.data_name, chain.links["data"].size) == ("demo + two", "5 decisions + 5 decisions")
+    assert chain.learned_from == "random data and 7 decisions driven by a policy"
+    assert trace(finished_run, {"demo": data["demo"], "new": data["two"]}).data_name == "demo + new"
+    settings = finished_run.world.read_settings().with_value("collect.decisions", 12)
+    finished_run.world.write_settings(settings)
+    first, second, fitting, *_ = commands(chain)
+    assert first.startswith("dreamer collect --data demo --preset tiny") and "collect.decisions=5" in first
+    assert second.startswith("dreamer collect --data two --policy artifacts/first ") and "decisions=7" in second
+    assert fitting.startswith("dreamer fit-world --run demo --data demo --data two")
+    changed = trace(finished_run, data | {"two": replace(data["two"], digest="f" * 64)})
+    assert changed.links["world"].state == "stale"
+    gone = trace(finished_run, {"demo": data["demo"]}).links["data"]
+    assert (gone.state, gone.cure) == ("missing", "dreamer collect --data two --policy artifacts/first")
+
+
+def test_what_an_old_run_learned_from_is_not_told(finished_run: Run) -> None:
+    assert trace(finished_run, DATA).learned_from is None
 
 
 def test_data_that_are_gone_matter_only_where_they_are_needed(finished_run: Run) -> None:

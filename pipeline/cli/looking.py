@@ -71,6 +71,8 @@ def _advise(chain: Chain) -> None:
     for step, link in chain.links.items():
         if link.state in ("stale", "damaged"):
             console.say(f"{name}: its {step} is {link.state}: {link.reason}")
+    if chain.learned_from:
+        console.say(f"{name}: learned from {chain.learned_from}")
     console.say(f"{name}: " + (f"next: {chain.next}" if chain.next else f"done, see {chain.run.root / 'report.html'}"))
 
 
@@ -83,6 +85,7 @@ def _plain(chain: Chain) -> dict[str, Any]:
     return {
         "run": chain.run.root.name,
         "data": chain.data_name,
+        "learned_from": chain.learned_from,
         "links": {name: plain(link) for name, link in chain.links.items()},
         "score": asdict(chain.score) if chain.score else None,
         "next": chain.next,

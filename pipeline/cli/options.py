@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -209,6 +210,16 @@ RunDataName = Annotated[
         show_default=f"the run's own, else {NAME}",
     ),
 ]
+RunDataNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        autocompletion=_folders("data"),
+        help="Data set, a folder in data/; may be given several times.",
+        show_default=f"the run's own, else {NAME}",
+    ),
+]
 run_names = _folders("artifacts")
 RunName = Annotated[
     str, typer.Option("--run", metavar="NAME", autocompletion=run_names, help="Run, a folder in artifacts/.")
@@ -224,9 +235,13 @@ Minutes = Annotated[
 Decisions = Annotated[
     int | None, typer.Option(metavar="N", help="Decisions to record, at least.", show_default="by the preset")
 ]
-RandomPolicy = Annotated[
+ActingPolicy = Annotated[
     str | None,
-    typer.Option("--policy", metavar="mixture|smooth|sticky|brownian|uniform", help="Random process that acts."),
+    typer.Option(
+        "--policy",
+        metavar="mixture|smooth|sticky|brownian|uniform|artifacts/RUN",
+        help="Random process that acts, or the run whose policy does.",
+    ),
 ]
 Env = Annotated[
     str | None,
@@ -335,11 +350,30 @@ def log_to(**asked: bool) -> None:
     console.track_with(*(require(name) for name, wanted in asked.items() if wanted))
 
 
-def data_path(name: str | None, run: Run | None = None) -> Path:
-    """The folder of a data set; where none is named, of the one that the run was fitted to."""
-    if name is None and run is not None and (manifest := run.world.read_manifest()) is not None:
-        name = str(manifest.facts.get("data", NAME))
-    return Path("data") / check_name(name or NAME, "data set")
+def data_paths(names: Sequence[str] | None, run: Run) -> list[Path]:
+    """The folders of data sets; where none is named, of those that the run was fitted to."""
+    if not names and (manifest := run.world.read_manifest()) is not None:
+        names = [source.name for source in manifest.sources]
+    return [data_path(name) for name in names or [NAME]]
+
+
+def data_path(name: str) -> Path:
+    """The folder of a data set."""
+    return Path("data") / check_name(name, "data set")
+
+
+def driving_run(policy: str | None) -> Run | None:
+    """The run that `--policy` gives by its folder; None for the name of a random process."""
+    if policy is None or not {"/", os.sep} & {*policy}:
+        return None
+    path = Path(policy)
+    return Run.named(path.name, path.parent)
+
+
+def recorded_view(run: Run) -> dict[str, Any]:
+    """How the world model of a run sees, by the names of the settings; nothing where there is none."""
+    settings = run.recorded_settings(run.world)
+    return settings.section_values(["view"]) if settings else {}  # that it is missing, the stage says
 
 
 def recorded_environment(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from .. import console
 from ..artifacts import Run, check_name
 from ..errors import UsageError
-from .options import NAME, RunDataName, RunName, Shared, command, data_path, refuse_dry_run
+from .options import NAME, RunDataNames, RunName, Shared, command, data_paths, refuse_dry_run
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON and nothing else.")]
 EpisodeNumber = Annotated[
@@ -26,7 +26,7 @@ DecisionNumber = Annotated[
 def show_futures(
     shared: Shared,
     run: RunName = NAME,
-    data: RunDataName = None,
+    data: RunDataNames = None,
     episode: EpisodeNumber = None,
     decision: DecisionNumber = None,
 ) -> None:
@@ -34,23 +34,23 @@ def show_futures(
     refuse_dry_run(shared)
     folder = Run.named(run)
     settings = shared.settings("show-futures", recorded=folder.recorded_settings(folder.world))
-    path, device = data_path(data, folder), shared.torch_device()
+    paths, device = data_paths(data, folder), shared.torch_device()
     from ..stages.show_futures import show_futures
 
-    show_futures(settings, run=folder, data=path, device=device, episode=episode, decision=decision)
+    show_futures(settings, run=folder, data=paths, device=device, episode=episode, decision=decision)
 
 
 @command("dreamer probe --run mine", "dreamer probe --run mine --data truth --json")
-def probe(shared: Shared, run: RunName = NAME, data: RunDataName = None, as_json: Json = False) -> None:
+def probe(shared: Shared, run: RunName = NAME, data: RunDataNames = None, as_json: Json = False) -> None:
     """Tell how well speed, yaw rate and place on the road can be read off the world model's states."""
     refuse_dry_run(shared)
     console.set_quiet(shared.quiet or as_json)
     folder = Run.named(run)
     settings = shared.settings("probe", recorded=folder.recorded_settings(folder.world))
-    path, device = data_path(data, folder), shared.torch_device()
+    paths, device = data_paths(data, folder), shared.torch_device()
     from ..stages import probe as stage
 
-    findings = stage.probe(settings, run=folder, data=path, device=device)
+    findings = stage.probe(settings, run=folder, data=paths, device=device)
     if as_json:
         typer.echo(json.dumps(stage.as_json(findings), indent=2))
     else:
@@ -65,7 +65,7 @@ def probe(shared: Shared, run: RunName = NAME, data: RunDataName = None, as_json
 def play(
     shared: Shared,
     run: RunName = NAME,
-    data: RunDataName = None,
+    data: RunDataNames = None,
     real: Annotated[bool, typer.Option("--real", metavar="", help="Begin in the real environment.")] = False,
     track: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Real track.", show_default="another for each drive")
@@ -89,7 +89,7 @@ def play(
         raise UsageError("--headless and --script go together: a script is what is played where there is no window")
     folder = Run.named(run)
     settings = shared.settings("play", recorded=folder.recorded_settings(folder.world))
-    path, device = data_path(data, folder), shared.torch_device()
+    paths, device = data_paths(data, folder), shared.torch_device()
     recorded = Path("data") / check_name(record, "data set") if record else None
     from ..playing.play import play
     from ..playing.script import read_script
@@ -98,7 +98,7 @@ def play(
     play(
         settings,
         run=folder,
-        data=path,
+        data=paths,
         device=device,
         script=inputs,
         real=real,

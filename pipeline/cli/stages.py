@@ -9,6 +9,7 @@ from ..artifacts import Run
 from ..errors import UsageError
 from .options import (
     NAME,
+    ActingPolicy,
     AsJson,
     DataName,
     Decisions,
@@ -18,8 +19,8 @@ from .options import (
     Merge,
     Minutes,
     Planner,
-    RandomPolicy,
     RunDataName,
+    RunDataNames,
     RunName,
     ShardText,
     Shared,
@@ -35,9 +36,12 @@ from .options import (
     allow_replacing,
     command,
     data_path,
+    data_paths,
+    driving_run,
     log_to,
     own_workers,
     recorded_environment,
+    recorded_view,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     "dreamer collect --env ALE/Freeway-v5 --data freeway",
     "dreamer collect --data more --decisions 300000 --policy smooth --seed 1",
     "dreamer collect --data more --decisions 300000 --shard 2/8",
+    "dreamer collect --data round2 --decisions 50000 --policy artifacts/mine",
     shares=True,
 )
 def collect(
@@ -56,7 +61,7 @@ def collect(
     data: DataName = NAME,
     env: Env = None,
     env_kwargs: EnvKwargs = None,
-    policy: RandomPolicy = None,
+    policy: ActingPolicy = None,
     decisions: Decisions = None,
     workers: Workers = None,
     shard: ShardText = None,
@@ -64,9 +69,11 @@ def collect(
     fresh: Fresh = False,
     yes: Yes = False,
 ) -> None:
-    """Record random actions; asking for more extends what is there."""
-    there = {} if fresh else recorded_environment(data_path(data))
-    given = {"view.env": env, "view.env_kwargs": env_kwargs, "collect.policy": policy, "collect.decisions": decisions}
+    """Record random actions, or those of a policy; asking for more extends what is there."""
+    driver = driving_run(policy)
+    there = recorded_view(driver) if driver else {} if fresh else recorded_environment(data_path(data))
+    process = None if driver else policy
+    given = {"view.env": env, "view.env_kwargs": env_kwargs, "collect.policy": process, "collect.decisions": decisions}
     settings = shared.settings("collect", given, environment=there)
     from ..episodes.shards import Shard
 
@@ -80,24 +87,34 @@ def collect(
     if shared.dry_run:
         from ..stages import forecast
 
-        forecast.show(forecast.collect(settings, data=path, workers=workers, fresh=fresh))
+        forecast.show(forecast.collect(settings, data=path, workers=workers, fresh=fresh, driver=driver))
         return
     from ..stages.collect import collect
 
     workers = own_workers(workers)
-    collect(settings, name=data, root=path.parent, workers=workers, fresh=fresh, shard=part, merge=merge or 0)
+    collect(
+        settings,
+        name=data,
+        root=path.parent,
+        workers=workers,
+        fresh=fresh,
+        shard=part,
+        merge=merge or 0,
+        driver=driver,
+    )
 
 
 @command(
     "dreamer fit-world --run mine",
     "dreamer fit-world --minutes 60 --set model.deter=512 --set world.batch=32",
     "dreamer fit-world --run mine --tensorboard",
+    "dreamer fit-world --run again --data mine --data round2",
     shares=True,
 )
 def fit_world(
     shared: Shared,
     run: RunName = NAME,
-    data: RunDataName = None,
+    data: RunDataNames = None,
     updates: Updates = None,
     minutes: Minutes = None,
     fresh: Fresh = False,
@@ -107,27 +124,27 @@ def fit_world(
 ) -> None:
     """Fit the world model to the data; the same command goes on after an interruption."""
     folder = Run.named(run)
-    path, recorded = data_path(data, folder), folder.recorded_settings(folder.world)
-    settings = shared.settings("fit-world", {"world.updates": updates}, recorded, recorded_environment(path))
+    paths, recorded = data_paths(data, folder), folder.recorded_settings(folder.world)
+    settings = shared.settings("fit-world", {"world.updates": updates}, recorded, recorded_environment(paths[0]))
     log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, folder.world.path)
     device = shared.torch_device()
     if shared.dry_run:
         from ..stages import forecast
 
-        forecast.show(forecast.fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh))
+        forecast.show(forecast.fit_world(settings, run=folder, data=paths, device=device, minutes=minutes, fresh=fresh))
         return
     from ..stages.fit_world import fit_world
 
-    fit_world(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+    fit_world(settings, run=folder, data=paths, device=device, minutes=minutes, fresh=fresh)
 
 
 @command("dreamer show-encodings --run mine")
-def show_encodings(shared: Shared, run: RunName = NAME, data: RunDataName = None) -> None:
+def show_encodings(shared: Shared, run: RunName = NAME, data: RunDataNames = None) -> None:
     """Draw what the world model sees and what it dreams beside what was recorded."""
     folder = Run.named(run)
     settings = shared.settings("show-encodings", recorded=folder.recorded_settings(folder.world))
-    path = data_path(data, folder)
+    paths = data_paths(data, folder)
     device = shared.torch_device()
     if shared.dry_run:
         from ..stages import forecast
@@ -136,14 +153,14 @@ def show_encodings(shared: Shared, run: RunName = NAME, data: RunDataName = None
         return
     from ..stages.show_encodings import show_encodings
 
-    show_encodings(settings, run=folder, data=path, device=device)
+    show_encodings(settings, run=folder, data=paths, device=device)
 
 
 @command("dreamer fit-policy --run mine", "dreamer fit-policy --minutes 10 --set policy.horizon=20", shares=True)
 def fit_policy(
     shared: Shared,
     run: RunName = NAME,
-    data: RunDataName = None,
+    data: RunDataNames = None,
     updates: Updates = None,
     minutes: Minutes = None,
     fresh: Fresh = False,
@@ -155,18 +172,20 @@ def fit_policy(
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
     settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)
-    path = data_path(data, folder)
+    paths = data_paths(data, folder)
     log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, folder.policy.path)
     device = shared.torch_device()
     if shared.dry_run:
         from ..stages import forecast
 
-        forecast.show(forecast.fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh))
+        forecast.show(
+            forecast.fit_policy(settings, run=folder, data=paths, device=device, minutes=minutes, fresh=fresh)
+        )
         return
     from ..stages.fit_policy import fit_policy
 
-    fit_policy(settings, run=folder, data=path, device=device, minutes=minutes, fresh=fresh)
+    fit_policy(settings, run=folder, data=paths, device=device, minutes=minutes, fresh=fresh)
 
 
 @command(
@@ -226,7 +245,11 @@ def run(
     """All five stages in order, from random driving to the score."""
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world)
-    path = data_path(data, folder)
+    path, *others = data_paths([data] if data else None, folder)
+    if others:
+        raise UsageError(
+            f"{folder.root} was fitted to several data sets, and `dreamer run` collects one; run its stages one by one"
+        )
     there = {} if fresh else recorded_environment(path)
     settings = shared.settings("run", {"view.env": env, "view.env_kwargs": env_kwargs}, recorded, there)
     log_to(tensorboard=tensorboard, wandb=wandb)

@@ -16,14 +16,15 @@ SELECTION_TRACKS: tuple[int, ...] = tuple(range(2000, 2100))
 _COLLECTION_FROM, _COLLECTION_TO = 2**24, 2**31
 
 
-def episode_seed(seed: int, episode: int) -> int:
-    """The track that random driving meets in an episode: at least 2**24, so never one of those above.
+def episode_seed(seed: int, episode: int, *driver: int) -> int:
+    """The track that is met in an episode of a data set: at least 2**24, so never one of those above.
 
     Args:
         seed: of the data set, >= 0.
         episode: number of the episode in it, >= 0.
+        driver: what stands for the policy that drives, >= 0; left out where it is random. Each meets other tracks.
 
     Returns:
-        A seed that depends on these two alone, in [2**24, 2**31).
+        A seed that depends on these alone, in [2**24, 2**31).
     """
-    return int(numpy_stream(seed, Stream.TRACK, episode).integers(_COLLECTION_FROM, _COLLECTION_TO))
+    return int(numpy_stream(seed, Stream.TRACK, episode, *driver).integers(_COLLECTION_FROM, _COLLECTION_TO))

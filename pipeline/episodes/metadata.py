@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from ..artifacts import write_text
 from ..config import CAR_RACING, RandomPolicyName, Section, Settings, ViewSettings, describe, flatten
@@ -26,6 +26,10 @@ FORMAT: Final = 1
 PLAYED: Final = "played"
 """What stands for the random policy where somebody drove, by hand or by a policy, in `dreamer play`."""
 
+DRIVEN: Final = "driven"
+"""What stands for the random policy where that of a run drove, see `DrivingPolicy`."""
+
+_SHA256 = "^[0-9a-f]{64}$"
 _MINARI_VERSION = "0.5.0"  # whose layout this is; later ones read it too
 _MAX_BYTES = 2**24  # the observation space alone is 0.1 MB, for Minari spells out the bounds of every pixel
 
@@ -62,6 +66,22 @@ class View(Section):
     action_names: tuple[str, ...] | None = Field(None, max_length=MOST_ACTIONS)
 
 
+class DrivingPolicy(Section):
+    """The fitted policy that acted in a data set.
+
+    Attributes:
+        run: name of its run.
+        world: SHA-256 of the weights of its world model, by which it sees.
+        policy: SHA-256 of its own.
+        actions: see `CollectSettings.actions`.
+    """
+
+    run: str = Field(max_length=64)
+    world: str = Field(pattern=_SHA256)
+    policy: str = Field(pattern=_SHA256)
+    actions: Literal["stochastic", "deterministic"]
+
+
 class Origin(Section):
     """How a data set came about. Episode i is the same in all data sets of one origin.
 
@@ -71,10 +91,11 @@ class Origin(Section):
         gymnasium: its version; the text in CarRacing's picture differs between versions.
         simulator: name and version of the package beside it that the environment comes from; None for gymnasium alone.
         view: how the agent saw it.
-        policy: the random process that acted, `CollectSettings.policy`; or `PLAYED`.
-        patience: see `CollectSettings.patience`.
-        limit: see `CollectSettings.limit`.
-        seed: of episodes and random policies.
+        policy: the random process that acted, `CollectSettings.policy`; or `PLAYED`, or `DRIVEN`.
+        driver: who it was in the last case; else None.
+        patience: see `CollectSettings.patience`; None where episodes are cut short by the environment alone.
+        limit: see `CollectSettings.limit`; likewise.
+        seed: of episodes and of what acted.
         alignment: which action and reward belong to which observation, in words.
         shard: which part of a data set it is, such as "2/8" (see `shards`); None for a whole.
         truth: True where `CollectSettings.truth` was asked for, else None.
@@ -85,9 +106,10 @@ class Origin(Section):
     gymnasium: str = Field(max_length=200)
     simulator: str | None = Field(None, max_length=200)
     view: View
-    policy: Literal[RandomPolicyName, "played"]
-    patience: int = Field(ge=1, le=1000)
-    limit: int = Field(ge=1, le=1000)
+    policy: Literal[RandomPolicyName, "played", "driven"]
+    driver: DrivingPolicy | None = None
+    patience: int | None = Field(None, ge=1, le=1000)
+    limit: int | None = Field(None, ge=1, le=1000)
     seed: int
     alignment: str = Field(
         "actions[t] was chosen at observations[t] and led to observations[t+1]; "
@@ -97,9 +119,18 @@ class Origin(Section):
     shard: str | None = Field(None, max_length=20)
     truth: Literal[True] | None = None
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        """Refuse a policy that is not named, and a random process that has no end."""
+        if (self.driver is not None) != (self.policy == DRIVEN):
+            raise ValueError(f"a policy named as driver and policy = {DRIVEN} go together")
+        if self.driver is None and None in (self.patience, self.limit):
+            raise ValueError("patience or limit is missing")
+        return self
+
     @classmethod
-    def of(cls, settings: Settings, shard: str | None = None) -> Self:
-        """The origin of data, or of a shard of them, collected here and now with these settings."""
+    def of(cls, settings: Settings, shard: str | None = None, driver: DrivingPolicy | None = None) -> Self:
+        """The origin of data, or of a shard of them, collected here and now with these settings, by a driver or not."""
         adapter = adapter_of(settings.view.env)
         described = adapter.describe(settings.view)
         view, actions = described.view, described.actions
@@ -124,9 +155,10 @@ class Origin(Section):
                 action_high=actions.high,
                 action_names=(actions.names or None) if view.env != CAR_RACING else None,
             ),
-            policy=settings.collect.policy,
-            patience=settings.collect.patience,
-            limit=settings.collect.limit,
+            policy=DRIVEN if driver else settings.collect.policy,
+            driver=driver,
+            patience=None if driver else settings.collect.patience,
+            limit=None if driver else settings.collect.limit,
             seed=settings.seed,
             shard=shard,
             truth=settings.collect.truth or None,
@@ -147,6 +179,11 @@ class Origin(Section):
         )
 
     @property
+    def kind(self) -> Literal["random", "driven", "played"]:
+        """Who acted, see `artifacts.Source`."""
+        return "driven" if self.policy == DRIVEN else "played" if self.policy == PLAYED else "random"
+
+    @property
     def infos(self) -> dict[str, np.dtype[Any]]:
         """Names and types of the infos of every episode, in their order."""
         return adapter_of(self.environment).infos(bool(self.truth))
@@ -159,6 +196,15 @@ class Origin(Section):
         done = f"{len(view.action_low)} {'numbers' if view.continuous else 'actions to choose from'}"
         return f"{seen}; {done}, held for {view.action_repeat} environment step{'s' * (view.action_repeat > 1)}"
 
+    @property
+    def actor(self) -> str:
+        """Who acted, in words."""
+        if self.driver is not None:
+            return f"policy of the run {self.driver.run} ({self.driver.policy[:8]}), {self.driver.actions}"
+        if self.policy == PLAYED:
+            return PLAYED
+        return f"random {'driving' if self.environment == CAR_RACING else 'actions'} ({self.policy})"
+
     def difference(self, other: Origin) -> str | None:
         """What this one has first that `other` has not, such as "policy 'smooth', not 'mixture'"; None if nothing."""
         theirs = flatten(other.model_dump())
@@ -166,6 +212,11 @@ class Origin(Section):
             if value != theirs[name]:
                 return f"{name} {value!r}, not {theirs[name]!r}"
         return None
+
+    def mismatch(self, other: Origin) -> str | None:
+        """What this one has first that `other` has not, of what data that are learned from together must have alike."""
+        free = ("policy", "driver", "patience", "limit", "seed", "shard", "truth")
+        return self.model_copy(update={name: getattr(other, name) for name in free}).difference(other)
 
     def require(self, wanted: Origin, path: Path) -> None:
         """Raise StageError where the data set at `path`, which this is the origin of, was to be collected otherwise."""
@@ -197,7 +248,7 @@ def write_metadata(path: Path, name: str, origin: Origin, episodes: int, steps: 
         "total_episodes": episodes,
         "total_steps": steps,
         "dataset_size": round(megabytes, 1),
-        "algorithm_name": _algorithm(origin),
+        "algorithm_name": origin.actor,
         "dreamer": origin.model_dump(mode="json", exclude_none=True),
         **_environment_spec(origin),
         "action_space": _action_space(origin.view),
@@ -226,13 +277,6 @@ def read_origin(path: Path) -> Origin:
     if not all(bottom < top for bottom, top in zip(low, high, strict=True)):
         raise ValueError("an action's lower bound is not below its upper one")
     return origin
-
-
-def _algorithm(origin: Origin) -> str:
-    """What acted, in words."""
-    if origin.policy == PLAYED:
-        return PLAYED
-    return f"random {'driving' if origin.environment == CAR_RACING else 'actions'} ({origin.policy})"
 
 
 def _environment_spec(origin: Origin) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""Acting at random, recorded: an episode of a data set as a function of the settings and its number."""
+"""Acting, recorded: an episode of a data set as a function of the settings and its number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from ..config import Settings
 from ..envs import adapter_of, kept_view
 from ..envs.actions import Action
-from ..envs.random_policies import RandomPolicy
 from ..envs.tracks import episode_seed
 from ..envs.view import AgentView, Step
 from ..randomness import Stream, numpy_stream
@@ -35,7 +35,15 @@ def record_episode(settings: Settings, number: int) -> Episode:
     policy = adapter_of(settings.view.env).random_policy(settings.collect.policy, rng, view.actions)
     seed = episode_seed(settings.seed, number)
     wanted = settings.collect
-    return record(view, policy, seed, patience=wanted.patience, limit=wanted.limit, truth=wanted.truth)
+    return record(
+        view,
+        lambda _: policy(),
+        seed,
+        policy=policy.name,
+        patience=wanted.patience,
+        limit=wanted.limit,
+        truth=wanted.truth,
+    )
 
 
 def use_one_thread() -> None:
@@ -44,7 +52,14 @@ def use_one_thread() -> None:
 
 
 def record(
-    view: AgentView, policy: RandomPolicy, seed: int, *, patience: int, limit: int, truth: bool = False
+    view: AgentView,
+    act: Callable[[NDArray[np.uint8]], Action],
+    seed: int,
+    *,
+    policy: str,
+    patience: float = math.inf,
+    limit: float = math.inf,
+    truth: bool = False,
 ) -> Episode:
     """Act for an episode and record it.
 
@@ -53,10 +68,11 @@ def record(
 
     Args:
         view: the environment.
-        policy: asked once a decision; it sees nothing.
+        act: asked once a decision, with the observation before it.
         seed: of the episode.
-        patience: decisions, at least 1.
-        limit: decisions, at least 1.
+        policy: name of who acts.
+        patience: decisions, at least 1; by default no end.
+        limit: decisions, at least 1; by default no end.
         truth: keep what `AgentView.truth` says too.
 
     Returns:
@@ -66,7 +82,7 @@ def record(
     lost = 0
     over = False
     while not over:
-        actions.append(policy())
+        actions.append(act(observations[-1]))
         step = view.step(actions[-1])
         if truth:
             step = replace(step, infos={**step.infos, **view.truth})
@@ -76,7 +92,7 @@ def record(
         over = step.terminated or step.truncated or lost >= patience or len(steps) >= limit
     infos = adapter_of(view.settings.env).infos(truth)
     tiles = view.track_tiles
-    return as_episode(observations, actions, steps, infos, seed=seed, policy=policy.name, track_tiles=tiles)
+    return as_episode(observations, actions, steps, infos, seed=seed, policy=policy, track_tiles=tiles)
 
 
 def as_episode(

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ..artifacts import atomic_path, remove_partial
+from ..artifacts import Source, atomic_path, remove_partial
 from ..config import CAR_RACING, ViewSettings, describe
 from ..envs import adapter_of
 from ..errors import StageError
@@ -195,6 +195,12 @@ class EpisodeStore:
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, over the content of all episodes in their order, however they are stored."""
         return hashlib.sha256("\n".join(entry.digest for entry in self._entries).encode()).hexdigest()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What a model that is fitted to it tells of it."""
+        driver = self.origin.driver.run if self.origin.driver else None
+        return (Source(self.path.name, self.fingerprint, self.steps, self.origin.kind, driver),)
 
     def read(self, index: int) -> Episode:
         """Read an episode. Raises StageError where it is not what was written."""

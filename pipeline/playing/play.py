@@ -21,9 +21,10 @@ from ..dream_env import recorded_states
 from ..envs import adapter_of
 from ..envs.tracks import REPORT_TRACKS, SELECTION_TRACKS, episode_seed
 from ..episodes.episode import Episode
+from ..episodes.joined import Data, have_episodes, locks_of
 from ..episodes.metadata import PLAYED, Origin
 from ..episodes.recording import as_episode
-from ..episodes.store import EpisodeStore, EpisodeWriter, lock_of
+from ..episodes.store import EpisodeStore, EpisodeWriter
 from ..errors import StageError, UsageError
 from ..locks import reading
 from ..models.checkpoints import load_actor, load_world
@@ -38,7 +39,7 @@ def play(
     settings: Settings,
     *,
     run: Run,
-    data: Path,
+    data: Data,
     device: torch.device,
     script: Sequence[Input] | None = None,
     real: bool = False,
@@ -52,7 +53,8 @@ def play(
     Args:
         settings: `seed` counts: of where dreams begin, of tracks, and of the states that the model draws.
         run: whose `world/` is read, and whose `policy/` where there is one.
-        data: folder of the data set whose states dreams begin in; where it is missing, they go on from a real drive.
+        data: folder of the data set whose states dreams begin in, or of several; where one is missing, they go on
+            from a real drive.
         device: for world model and policy.
         script: played without a window.
         real: begin in the real environment.
@@ -75,9 +77,9 @@ def play(
     if record and track in (*REPORT_TRACKS, *SELECTION_TRACKS):
         raise UsageError(f"Track {track} is for evaluation and must not be learned from; record on another --track")
     command = f"dreamer play --run {run.root.name}"
-    with reading(command, (lock_of(data), data), (run.world.lock, run.world.path)):
+    with reading(command, *locks_of(data), (run.world.lock, run.world.path)):
         mind = open_mind(run, device, settings.seed)
-        starts = recorded_states(mind.world, data, settings.seed) if EpisodeStore.has_episodes(data) else None
+        starts = recorded_states(mind.world, data, settings.seed) if have_episodes(data) else None
     view = mind.world.interface.view
     if not adapter_of(view.env).keys and mind.actor is None:
         raise UsageError(f"There are no keys to act in {view.env} by, and no policy to act; run `{run.policy.command}`")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .. import __version__, console, distributed
-from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, write_text
+from ..artifacts import FORMAT, Manifest, Run, StageFolder, file_hash, learned_from, write_text
 from ..config import Settings, ViewSettings
 from ..devices import deterministic
 from ..driving import (
@@ -109,6 +109,7 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
         "actions": "stochastic" if garage.stochastic else "deterministic",
         "seed": settings.seed,
         **_environment(garage),
+        **_data(garage),
         "world": garage.world,
         "policy": garage.policy,
         **({"planner": garage.planner.model_dump()} if garage.planner else {}),
@@ -132,6 +133,13 @@ def _environment(garage: Garage) -> dict[str, str]:
     view, asked = agent_of(garage).world.interface.view, ViewSettings()
     names = ("env", "env_kwargs")
     return {name: getattr(view, name) for name in names if getattr(view, name) != getattr(asked, name)}
+
+
+def _data(garage: Garage) -> dict[str, str]:
+    """What the world model was fitted to, in words; nothing where that is not recorded."""
+    manifest = Run(garage.run).world.read_manifest()
+    told = learned_from(manifest.sources) if manifest else None
+    return {"data": told} if told else {}
 
 
 def _drive(garage: Garage, tracks: Sequence[int], workers: int) -> dict[str, list[Drive]]:
@@ -193,8 +201,9 @@ def show(report: Report, thinking: Mapping[str, float] | None = None) -> None:
     """
     tracks, kind, summaries = len(report.question["tracks"]), report.question["list"], report.summaries
     timed = bool(thinking)
+    data = f"; learned from {report.question['data']}" if "data" in report.question else ""
     console.table(
-        f"Score on {tracks} {kind} {report.place}{'s' * (tracks > 1)}, {report.question['actions']} actions"
+        f"Score on {tracks} {kind} {report.place}{'s' * (tracks > 1)}, {report.question['actions']} actions{data}"
         + "; ms: processor time of a decision" * timed,
         ["driver", "mean", "95 %", "std", "IQM", "min", "max", *summaries[POLICY].special, *["ms"] * timed],
         [

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from .. import console, distributed
-from ..artifacts import Manifest, Run, StageFolder, file_hash
+from ..artifacts import Manifest, Run, StageFolder, file_hash, learned_from
 from ..config import STAGE_SECTIONS, Settings
 from ..devices import deterministic
-from ..episodes.store import EpisodeStore, lock_of
+from ..episodes.joined import Data, locks_of, open_data
+from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows
 from ..errors import UsageError
 from ..learning.encoding import EncodedData, encode, episodes_that_fit
@@ -33,7 +33,7 @@ def fit_policy(
     settings: Settings,
     *,
     run: Run,
-    data: Path,
+    data: Data,
     device: torch.device,
     minutes: float | None = None,
     fresh: bool = False,
@@ -43,7 +43,7 @@ def fit_policy(
     Args:
         settings: `seed` and `policy` count; several processes share out `policy.starts`.
         run: whose `world/` is read and whose `policy/` is written.
-        data: folder of the data set that the world model was fitted to.
+        data: folder of the data set that the world model was fitted to, or of several.
         device: to fit on.
         minutes: fit for about this long instead of `policy.updates`.
         fresh: start anew.
@@ -59,8 +59,8 @@ def fit_policy(
     folder, source = run.policy, run.world
     with (
         deterministic(settings.deterministic, minutes),
-        reading(folder.command, (lock_of(data), data), (source.lock, source.path)),
-        EpisodeStore.open(data) as store,
+        reading(folder.command, *locks_of(data), (source.lock, source.path)),
+        open_data(data) as store,
     ):
         world_manifest = source.require({"data": store.fingerprint})
         world = load_world(source.weights, device)
@@ -75,6 +75,7 @@ def fit_policy(
             if manifest.complete and manifest.done >= settings.policy.updates and not lacking:
                 console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
                 return manifest
+            manifest = manifest.with_sources(store.sources)
             precision = distributed.once(lambda: resolve_precision(settings.policy.precision, device))
             settings = settings.with_value("policy.precision", precision)
             encoded = encode_data(world, store, settings)
@@ -83,6 +84,7 @@ def fit_policy(
                 settings = settings.with_value("policy.updates", planned)
             if distributed.is_first():
                 folder.write_settings(settings)
+            console.say(f"Learning from {learned_from(store.sources)}, in imagination")
             learner, policy = _learner(settings, world, encoded), settings.policy
             watches = _watches(learner.actor)
             plan = Plan("Fitting the policy", policy.updates, policy.save_every, settings.seed, _SHOWN, watches)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from .. import console, distributed
-from ..artifacts import Manifest, Run, StageFolder, file_hash
+from ..artifacts import Manifest, Run, StageFolder, file_hash, learned_from
 from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings, validate
 from ..devices import deterministic, room_for_data
-from ..episodes.metadata import PLAYED
-from ..episodes.store import EpisodeStore, lock_of
+from ..episodes.joined import Data, locks_of, open_data
+from ..episodes.store import EpisodeStore
 from ..episodes.windows import DeviceWindows, Windows, place, split
 from ..learning.fitting import Plan, begun, fit, planned_updates
 from ..learning.precision import resolve_precision
@@ -30,7 +29,7 @@ def fit_world(
     settings: Settings,
     *,
     run: Run,
-    data: Path,
+    data: Data,
     device: torch.device,
     minutes: float | None = None,
     fresh: bool = False,
@@ -40,13 +39,14 @@ def fit_world(
     Args:
         settings: `seed`, `model` and `world` count; several processes share out `world.batch`.
         run: where `world/` is written.
-        data: folder of the data set.
+        data: folder of the data set, or of several.
         device: to fit on.
         minutes: fit for about this long instead of `world.updates`.
         fresh: start anew.
 
     Raises:
-        StageError: the data set is missing, damaged, or another one than this run was begun with.
+        StageError: a data set is missing, damaged, or seen otherwise than another; or the data are others than this run
+            was begun with.
         UsageError: the run was begun with other settings.
         InterruptedRunError: after Ctrl-C; all saved.
         LostProcessError: this is one of several processes, and another one is gone.
@@ -54,8 +54,8 @@ def fit_world(
     folder = run.world
     with (
         deterministic(settings.deterministic, minutes),
-        reading(folder.command, (lock_of(data), data)),
-        EpisodeStore.open(data) as store,
+        reading(folder.command, *locks_of(data)),
+        open_data(data) as store,
     ):
         if store.warning:
             console.warn(store.warning)
@@ -66,7 +66,7 @@ def fit_world(
             if manifest.complete and manifest.done >= settings.world.updates:
                 console.say(f"{folder.path} is already fitted, {manifest.done} updates; --fresh starts anew")
                 return manifest
-            manifest = replace(manifest, facts={**manifest.facts, "data": data.name})
+            manifest = manifest.with_sources(store.sources)
             precision = distributed.once(lambda: resolve_precision(settings.world.precision, device))
             settings = settings.with_value("world.precision", precision)
             if minutes is not None and not distributed.once(folder.state.exists):
@@ -74,6 +74,7 @@ def fit_world(
                 settings = settings.with_value("world.updates", planned)
             if distributed.is_first():
                 folder.write_settings(settings)
+            console.say(f"Learning from {learned_from(store.sources)}")
             learner, world = _learner(settings, store, windows, device), settings.world
             plan = Plan("Fitting the world", world.updates, world.save_every, settings.seed, _SHOWN, _watches())
             manifest = fit(learner, plan, folder, manifest)
@@ -105,9 +106,9 @@ def recorded_sections(store: EpisodeStore, settings: Settings) -> dict[str, Sect
     origin = store.origin
     collected = settings.collect.model_dump() | {
         "decisions": store.steps,
-        "policy": settings.collect.policy if origin.policy == PLAYED else origin.policy,
-        "patience": origin.patience,
-        "limit": origin.limit,
+        "policy": origin.policy if origin.kind == "random" else settings.collect.policy,
+        "patience": origin.patience or settings.collect.patience,
+        "limit": origin.limit or settings.collect.limit,
     }
     return {"view": interface_of(store).view, "collect": CollectSettings.model_validate(collected)}
 

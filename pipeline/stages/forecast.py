@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .. import console
 from ..artifacts import Run, StageFolder
 from ..config import CAR_RACING, STAGE_SECTIONS, Settings
 from ..envs import adapter_of
+from ..episodes.joined import Data, have_episodes, open_data
 from ..episodes.metadata import Origin
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import BlankWindows
@@ -129,7 +130,9 @@ def whole_run(
     ]
 
 
-def collect(settings: Settings, *, data: Path, workers: int | None = None, fresh: bool = False) -> Forecast:
+def collect(
+    settings: Settings, *, data: Path, workers: int | None = None, fresh: bool = False, driver: Run | None = None
+) -> Forecast:
     """Foresee `dreamer collect`.
 
     Args:
@@ -137,18 +140,19 @@ def collect(settings: Settings, *, data: Path, workers: int | None = None, fresh
         data: the data set's folder; the decisions in it need not be recorded.
         workers: processes that drive; by default one a core.
         fresh: whether the data set is replaced.
+        driver: the run whose policy drives; None for random actions.
 
     Raises:
-        StageError: the data set was collected with other settings, or is damaged.
+        StageError: the data set was collected with other settings, or is damaged; or the run is not finished.
     """
-    there = 0 if fresh else _recorded(settings, data)
+    there = _recorded(settings, data, driver, fresh=fresh)
     decisions = max(0, settings.collect.decisions - there)
     workers = (workers or cores()) if decisions else 0
     sizes = f"{there} decisions there, nothing to record"
     if decisions:
         megabytes = decisions * _BYTES_A_PIXEL * settings.view.size**2 / 1e6
         beside = f" beside the {there} there" if there else ""
-        pace = _pace(settings)
+        pace = _pace(settings) if driver is None else _driven_pace(settings, driver)
         episodes = int(decisions // pace.episode)
         sizes = f"{decisions} decisions to record{beside}, about {episodes} episodes and {megabytes:.0f} MB"
     return Forecast(
@@ -156,7 +160,7 @@ def collect(settings: Settings, *, data: Path, workers: int | None = None, fresh
         settings.section_values(STAGE_SECTIONS["collect"]),
         sizes,
         decisions / pace.decisions_a_second / workers if decisions else 0.0,
-        (1 + workers) * _RECORDER_GIB,
+        (1 + workers) * (_RECORDER_GIB if driver is None else _DRIVER_GIB),
     )
 
 
@@ -164,7 +168,7 @@ def fit_world(
     settings: Settings,
     *,
     run: Run | None,
-    data: Path | None,
+    data: Data | None,
     device: torch.device,
     minutes: float | None = None,
     fresh: bool = False,
@@ -212,7 +216,7 @@ def fit_policy(
     settings: Settings,
     *,
     run: Run | None,
-    data: Path | None,
+    data: Data | None,
     device: torch.device,
     minutes: float | None = None,
     fresh: bool = False,
@@ -292,20 +296,25 @@ def evaluate(
     )
 
 
-def _recorded(settings: Settings, data: Path) -> int:
-    """Decisions in a data set that is to be extended. Raises StageError where other settings made it."""
-    if not EpisodeStore.has_episodes(data):
+def _recorded(settings: Settings, data: Path, driver: Run | None, *, fresh: bool) -> int:
+    """Decisions in a data set that is to be extended. Raises StageError where other settings or drivers made it."""
+    policy = None
+    if driver is not None:
+        from ..driving import driving_policy, open_garage  # which import gymnasium
+
+        policy = driving_policy(open_garage(driver, stochastic=settings.collect.actions == "stochastic"))
+    if fresh or not EpisodeStore.has_episodes(data):
         return 0
     with EpisodeStore.open(data) as store:
-        store.origin.require(Origin.of(settings), data)
+        store.origin.require(Origin.of(settings, driver=policy), data)
         return store.steps
 
 
-def _with_data(settings: Settings, data: Path | None) -> Settings:
-    """The settings with the view and the decisions of the data set, where there is one."""
-    if data is None or not EpisodeStore.has_episodes(data):
+def _with_data(settings: Settings, data: Data | None) -> Settings:
+    """The settings with the view and the decisions of the data, where they are there."""
+    if data is None or not have_episodes(data):
         return settings
-    with EpisodeStore.open(data) as store:
+    with open_data(data) as store:
         collected = settings.collect.model_copy(update={"decisions": store.steps})
         return settings.model_copy(update={"view": store.view_settings, "collect": collected})
 
@@ -345,6 +354,13 @@ def _pace(settings: Settings) -> _Pace:
     length = len(record_episode(settings, 0))
     seconds = time.monotonic() - started
     return _Pace(length / seconds, length, length, seconds / length)
+
+
+def _driven_pace(settings: Settings, driver: Run) -> _Pace:
+    """That of a policy that decides at each step, over whole drives."""
+    pace = _pace(settings)
+    seconds = _acting_seconds(_with_world(settings, driver), "cpu") + pace.simulated
+    return replace(pace, decisions_a_second=1 / seconds, episode=pace.drive)
 
 
 def _interface(settings: Settings) -> Interface:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from .. import console
 from ..artifacts import Run
 from ..config import Settings
 from ..devices import deterministic
-from ..episodes.store import EpisodeStore, lock_of
+from ..episodes.joined import Data, locks_of, open_data
+from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows, split
 from ..errors import StageError
 from ..learning.probing import Linear, Numbers, RidgeRegression, r_squared
@@ -57,7 +57,7 @@ class Finding:
     z: float
 
 
-def probe(settings: Settings, *, run: Run, data: Path, device: torch.device) -> list[Finding]:
+def probe(settings: Settings, *, run: Run, data: Data, device: torch.device) -> list[Finding]:
     """Fit ridge regressions from posterior states to what `collect` recorded, and try them on other episodes.
 
     Held out are, of the data that the world model was fitted to, just the episodes that it was not fitted to; of other
@@ -66,7 +66,7 @@ def probe(settings: Settings, *, run: Run, data: Path, device: torch.device) -> 
     Args:
         settings: `seed` counts: of the states that the model draws.
         run: whose `world/` is read.
-        data: folder of a data set seen as the world model sees.
+        data: folder of a data set seen as the world model sees, or of several.
         device: for the world model.
 
     Raises:
@@ -76,16 +76,16 @@ def probe(settings: Settings, *, run: Run, data: Path, device: torch.device) -> 
     command = f"dreamer probe --run {run.root.name}"
     with (
         deterministic(settings.deterministic),
-        reading(command, (lock_of(data), data), (run.world.lock, run.world.path)),
+        reading(command, *locks_of(data), (run.world.lock, run.world.path)),
     ):
         manifest = run.world.require({})
         world, fitted = load_world(run.world.weights, device), run.world.read_settings()
-        with EpisodeStore.open(data) as store:
+        with open_data(data) as store:
             store.require_view(world.interface.view)
             quantities = [name for name in UNITS if name in store.origin.infos]
             if not quantities:
                 env = store.origin.environment
-                raise StageError(f"{data}: nothing is recorded of {env} to probe for, as speed is of CarRacing")
+                raise StageError(f"{store.path}: nothing is recorded of {env} to probe for, as speed is of CarRacing")
             own = manifest.inputs.get("data") == store.fingerprint
             chance = (fitted.world.validation_share, fitted.seed) if own else (_HELD_OUT, 0)
             train, held_out = split(len(store), *chance)

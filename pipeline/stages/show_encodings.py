@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from .. import console
 from ..artifacts import Manifest, Run, StageFolder, file_hash
 from ..config import Settings
 from ..devices import deterministic
-from ..episodes.store import EpisodeStore, lock_of
+from ..episodes.joined import Data, locks_of, open_data
+from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows, split
 from ..errors import StageError
 from ..learning.world_learner import CONTEXT, imagine_recorded
@@ -35,13 +35,13 @@ IMAGINED = 40
 """Decisions imagined after the `CONTEXT` frames."""
 
 
-def show_encodings(settings: Settings, *, run: Run, data: Path, device: torch.device) -> Manifest:
+def show_encodings(settings: Settings, *, run: Run, data: Data, device: torch.device) -> Manifest:
     """Write `encodings.png` and `dream.mp4` for some held-out episodes.
 
     Args:
         settings: `seed` counts: of the states that the model draws.
         run: whose `world/` is read and whose `encodings/` is written.
-        data: folder of the data set that the world model was fitted to.
+        data: folder of the data set that the world model was fitted to, or of several.
         device: for the world model.
 
     Raises:
@@ -51,8 +51,8 @@ def show_encodings(settings: Settings, *, run: Run, data: Path, device: torch.de
     folder, source = run.encodings, run.world
     with (
         deterministic(settings.deterministic),
-        reading(folder.command, (lock_of(data), data), (source.lock, source.path)),
-        EpisodeStore.open(data) as store,
+        reading(folder.command, *locks_of(data), (source.lock, source.path)),
+        open_data(data) as store,
     ):
         inputs = {"data": store.fingerprint}
         inputs["world"] = source.require(inputs).outputs[source.weights.name]

@@ -20,7 +20,8 @@ from ..devices import deterministic
 from ..dream_env import as_vectors
 from ..envs import adapter_of
 from ..envs.actions import Actions
-from ..episodes.store import EpisodeStore, lock_of
+from ..episodes.joined import Data, locks_of, open_data
+from ..episodes.store import EpisodeStore
 from ..episodes.windows import Batch, Windows, split
 from ..errors import StageError, UsageError
 from ..learning.imagination import Dream
@@ -43,7 +44,7 @@ def show_futures(
     settings: Settings,
     *,
     run: Run,
-    data: Path,
+    data: Data,
     device: torch.device,
     episode: int | None = None,
     decision: int | None = None,
@@ -56,7 +57,7 @@ def show_futures(
     Args:
         settings: `seed` counts: of the states that the model draws.
         run: whose `world/` is read and to whose `encodings/` the figure goes.
-        data: folder of a data set seen as the world model sees.
+        data: folder of a data set seen as the world model sees, or of several.
         device: for the world model.
         episode: number of an episode.
         decision: of the present in it.
@@ -73,11 +74,11 @@ def show_futures(
     folder = replace(run.encodings, command=f"dreamer show-futures --run {run.root.name}")
     with (
         deterministic(settings.deterministic),
-        reading(folder.command, (lock_of(data), data), (run.world.lock, run.world.path)),
+        reading(folder.command, *locks_of(data), (run.world.lock, run.world.path)),
     ):
         run.world.require({})
         world, fitted = load_world(run.world.weights, device), run.world.read_settings()
-        with EpisodeStore.open(data) as store:
+        with open_data(data) as store:
             store.require_view(world.interface.view)
             _, held_out = split(len(store), fitted.world.validation_share, fitted.seed)
             chosen, row = _present(store, held_out, episode, decision)

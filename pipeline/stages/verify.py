@@ -19,6 +19,7 @@ import numpy as np
 from ..artifacts import Manifest, Run, StageFolder, check_name, file_hash
 from ..console import Meter, read_lines
 from ..driving import read_report
+from ..episodes.joined import open_data
 from ..episodes.store import EpisodeStore, read_pending
 from ..errors import DreamerError, StageError, UsageError
 from ..models.checkpoints import LoadedWorld, load_actor, load_critic, load_world, world_of
@@ -273,10 +274,12 @@ def _check_lineage(run: Run, manifests: Mapping[str, Manifest], data: Path, verd
 
 
 def _check_origin(world: Manifest, data: Path, verdict: Verdict) -> dict[str, str | None]:
-    """The content of the data set that the world model was fitted to: as it is now, else as the manifest has it."""
-    path = data / check_name(str(world.facts.get("data", "")), "data set")
-    if not EpisodeStore.has_episodes(path):
-        verdict.warnings.append(f"{path} is not here, so that the run cannot be compared with its data")
+    """The content of the data that the world model was fitted to: as it is now, else as the manifest has it."""
+    paths = [data / check_name(source.name, "data set") for source in world.sources]
+    missing = next((path for path in paths if not EpisodeStore.has_episodes(path)), None)
+    if missing or not paths:
+        what = missing or "its data set"
+        verdict.warnings.append(f"{what} is not here, so that the run cannot be compared with its data")
         return {"data": world.inputs.get("data")}
-    with EpisodeStore.open(path) as store:
+    with open_data(paths) as store:
         return {"data": store.fingerprint}

@@ -265,10 +265,12 @@ def measure(store: EpisodeStore) -> Coverage:
     )
 
 
-def _end(episode: Decisions, patience: int) -> str:
+def _end(episode: Decisions, patience: int | None) -> str:
     """In which way a drive ended."""
     if episode.terminations[-1]:
         return LAP if episode.infos["lap_finished"][-1] else OFF_FIELD
+    if patience is None:
+        return LIMIT
     last = episode.infos["on_road"][-patience:]
     return OFF_ROAD if len(last) == patience and not last.any() else LIMIT
 
@@ -280,8 +282,9 @@ def report(store: EpisodeStore) -> Coverage:
     rows = [[name, *_summary(values)] for name, values in coverage.quantities().items()]
     console.table(title, ["", "mean", "5 %", "median", "95 %", "largest"], rows)
     console.say(coverage.sentence())
-    for weakness in coverage.weaknesses():
-        console.warn(weakness)
+    if store.origin.kind != "driven":  # which is learned from beside random data
+        for weakness in coverage.weaknesses():
+            console.warn(weakness)
     draw(coverage, store.path / FIGURE, title)
     console.say(f"Figure: {store.path / FIGURE}")
     return coverage

@@ -84,7 +84,7 @@ def render(chain: Chain, data: Path) -> str:
         policy_curves=_curves(run.policy, POLICY_PANELS),
         encodings=_embedded(run.encodings.path / "encodings.png", run.root),
         dream=_film(run, run.encodings, "dream"),
-        coverage=_coverage(chain, data),
+        coverages=_coverages(chain, data),
         commands=commands(chain),
         seeds={name: given.seed for name, folder in stages.items() if (given := run.recorded_settings(folder))},
         settings={name: _text(folder.path / "settings.toml") for name, folder in stages.items()},
@@ -132,10 +132,13 @@ def _curves(folder: StageFolder, panels: Sequence[Panel]) -> list[str]:
         raise StageError(f"{folder.metrics} is damaged ({error!r}); run `{folder.command} --fresh`") from error
 
 
-def _coverage(chain: Chain, data: Path) -> str | None:
-    there = chain.links["data"].state != "missing"
-    folder = data / str(chain.data_name)
-    return _embedded(folder / COVERAGE, folder) if there else None
+def _coverages(chain: Chain, data: Path) -> dict[str, str]:
+    """What each data set covers, by its name; of those that are there."""
+    if chain.links["data"].state == "missing":
+        return {}
+    folders = {source.name: data / source.name for source in chain.sources}
+    found = {name: _embedded(folder / COVERAGE, folder) for name, folder in folders.items()}
+    return {name: picture for name, picture in found.items() if picture}
 
 
 def _film(run: Run, folder: StageFolder, stem: str) -> str | None:

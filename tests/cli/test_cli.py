@@ -251,7 +251,19 @@ def test_collect(calls: Calls) -> None:
     values = [("seed", 7), ("collect.policy", "smooth"), ("collect.decisions", 50)]
     assert (name, settings) == ("collect", resolve("tiny", values=values))
     where = {"name": "mine", "root": Path("data"), "workers": 1, "fresh": False}
-    assert options == {**where, "shard": None, "merge": 0}
+    assert options == {**where, "shard": None, "merge": 0, "driver": None}
+
+
+def test_collecting_by_a_policy_takes_the_view_of_its_world_model(calls: Calls, tiny_run: Run) -> None:
+    settings = tiny_run.world.read_settings().with_value("view.size", 96).with_value("view.time_limit", 40)
+    run = Run(Path("artifacts/mine"))
+    run.world.write_settings(settings)
+    for place in ("artifacts/mine", f"{Path('artifacts/mine').absolute()}/"):
+        assert dreamer("collect", "--policy", place) == 0
+        _, (asked,), options = calls.pop()
+        assert asked == resolve(values=[("view.size", 96), ("view.time_limit", 40)])
+        assert options["driver"].root.absolute() == run.root.absolute()
+    assert dreamer("collect", "--policy", "artifacts/..") == 2
 
 
 def test_the_environment_is_an_option_and_the_data_set_and_the_run_remember_it(calls: Calls) -> None:
@@ -319,14 +331,16 @@ def test_fitting(command: str, calls: Calls) -> None:
     assert (name, settings) == (f"fit_{section}", resolve(values=[(f"{section}.updates", 9)]))
     assert str(options.pop("device")) == "cpu"
     run = Run(Path("artifacts/mine"))
-    assert options == {"run": run, "data": Path("data/some"), "minutes": 2.5, "fresh": False}
+    assert options == {"run": run, "data": [Path("data/some")], "minutes": 2.5, "fresh": False}
+    assert dreamer(command, "--data", "some", "--data", "more") == 0
+    assert calls[1][2]["data"] == [Path("data/some"), Path("data/more")]
 
 
 def test_show_encodings(calls: Calls) -> None:
     assert dreamer("show-encodings", "--seed", "3", "--device", "cpu") == 0
     ((name, (settings,), options),) = calls
     assert (name, settings.seed, str(options.pop("device"))) == ("show_encodings", 3, "cpu")
-    assert options == {"run": Run(Path("artifacts/carracing")), "data": Path("data/carracing")}
+    assert options == {"run": Run(Path("artifacts/carracing")), "data": [Path("data/carracing")]}
 
 
 def test_evaluate(calls: Calls) -> None:
@@ -438,13 +452,13 @@ def test_forecasts_hear_of_the_options_that_matter(foreseen: Calls) -> None:
     for _, _, options in foreseen:
         options.pop("device", None)
     driving = {"video": True, "workers": 3}
-    fit = {"run": run, "data": data, "minutes": 2.5, "fresh": True}
+    fit = {"run": run, "data": [data], "minutes": 2.5, "fresh": True}
     assert [(name, options) for name, _, options in foreseen] == [
-        ("collect", {"data": data, "workers": 3, "fresh": True}),
+        ("collect", {"data": data, "workers": 3, "fresh": True, "driver": None}),
         ("fit_world", fit),
         ("fit_policy", fit),
         ("evaluate", {"run": run, **driving}),
-        ("whole_run", fit | driving),
+        ("whole_run", fit | driving | {"data": data}),
     ]
 
 

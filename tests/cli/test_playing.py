@@ -53,7 +53,7 @@ def test_show_futures(calls: Calls) -> None:
     assert dreamer("show-futures", "--run", "mine", "--episode", "3", "--decision", "20", "--device", "cpu") == 0
     ((_, options),) = calls
     assert str(options.pop("device")) == "cpu"
-    where = {"run": Run(Path("artifacts/mine")), "data": Path("data/carracing")}
+    where = {"run": Run(Path("artifacts/mine")), "data": [Path("data/carracing")]}
     assert options == {**where, "episode": 3, "decision": 20}
 
 
@@ -63,7 +63,7 @@ def test_probe_prints_a_table_or_json_and_nothing_else(calls: Calls, capsys: Scr
     assert dreamer("probe", "--run", "mine", "--data", "truth", "--device", "cpu", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert told == {**asdict(FINDING), "h": None}
-    assert [options["data"] for _, options in calls] == [Path("data/truth")] * 2
+    assert [options["data"] for _, options in calls] == [[Path("data/truth")]] * 2
 
 
 def test_play(calls: Calls) -> None:
@@ -71,7 +71,7 @@ def test_play(calls: Calls) -> None:
     assert dreamer("play", *words, "--headless", "--script", "gas*3", "--device", "cpu") == 0
     ((_, options),) = calls
     assert str(options.pop("device")) == "cpu"
-    where = {"run": Run(Path("artifacts/carracing")), "data": Path("data/carracing")}
+    where = {"run": Run(Path("artifacts/carracing")), "data": [Path("data/carracing")]}
     given = {"real": True, "track": 7, "speed": 2.0, "record": Path("data/mine"), "film": Path("drive.mp4")}
     assert options == {**where, **given, "script": read_script("gas*3")}
 

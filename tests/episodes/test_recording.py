@@ -39,7 +39,7 @@ class Script:
     def step(self, action: NDArray[np.float32]) -> Step:
         self.done += 1
         return Step(
-            observation=np.full((3, 4, 4), round(float(action[0]) * 200), np.uint8),
+            observation=np.full((3, 4, 4), round(float(action[0]) * 200) % 256, np.uint8),
             reward=float(action[1]),
             terminated=self.done == self.terminated_at,
             truncated=self.done == self.truncated_at,
@@ -54,19 +54,19 @@ class Script:
 
 
 class Counting:
-    """The k-th action is k / 200 in each of its three numbers, from 1."""
+    """The k-th action is k / 200 in each of its three numbers, from 1; it is shown what the one before led to."""
 
-    name = "counting"
     calls = 0
 
-    def __call__(self) -> NDArray[np.float32]:
+    def __call__(self, seen: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert (seen == self.calls % 256).all()
         self.calls += 1
         return np.full(3, self.calls / 200, np.float32)
 
 
 def test_each_row_holds_what_belongs_to_it() -> None:
     view = Script([4, 3, 2, 1], terminated_at=4)
-    episode = record(view, Counting(), 99, patience=9, limit=9)  # type: ignore[arg-type]
+    episode = record(view, Counting(), 99, policy="counting", patience=9, limit=9)  # type: ignore[arg-type]
     assert episode.observations[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(episode.actions[:, 0] * 200, [1, 2, 3, 4], rtol=1e-6)
     np.testing.assert_array_equal(episode.rewards, episode.actions[:, 1])
@@ -103,10 +103,15 @@ def test_discrete_actions_are_recorded_as_numbers() -> None:
     ],
 )
 def test_ends(view: Script, length: int, terminated: bool) -> None:
-    episode = record(view, Counting(), 0, patience=3, limit=8)  # type: ignore[arg-type]
+    episode = record(view, Counting(), 0, policy="counting", patience=3, limit=8)  # type: ignore[arg-type]
     assert len(episode) == length
     assert episode.terminations.tolist() == [False] * (length - 1) + [terminated]
     assert episode.truncations.tolist() == [False] * (length - 1) + [not terminated]
+
+
+def test_without_patience_or_limit_the_environment_alone_ends_it() -> None:
+    view = Script([4] + [0] * 299, truncated_at=300)
+    assert len(record(view, Counting(), 0, policy="counting")) == 300  # type: ignore[arg-type]
 
 
 def test_an_episode_depends_on_settings_and_number_alone() -> None:

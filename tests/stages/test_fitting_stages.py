@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from pipeline import console
-from pipeline.artifacts import Run, file_hash, load_weights
+from pipeline.artifacts import Run, Source, file_hash, load_weights
 from pipeline.config import VARIANTS, Settings, resolve
 from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.envs.car_racing.adapter import CarRacing
 from pipeline.episodes.episode import Episode
-from pipeline.episodes.metadata import Origin, View
+from pipeline.episodes.metadata import DRIVEN, DrivingPolicy, Origin, View
 from pipeline.episodes.store import EpisodeStore
 from pipeline.errors import DreamerError, InterruptedRunError, StageError, UsageError
 from pipeline.learning import fitting, watching
@@ -39,11 +39,14 @@ CPU = torch.device("cpu")
 TINY = resolve("tiny").with_value("world.precision", "float32").with_value("policy.precision", "float32")
 
 
-def write_data(path: Path, episodes: int = 6, *, continuous: bool = True) -> Path:
+def write_data(path: Path, episodes: int = 6, *, continuous: bool = True, driven: bool = False) -> Path:
     rng = np.random.default_rng(0)
     low, high = action_bounds(continuous)
     view = View(action_repeat=4, size=64, continuous=continuous, action_low=low, action_high=high)
     origin = Origin(gymnasium="1.4.0", view=view, policy="mixture", patience=30, limit=250, seed=0)
+    if driven:
+        driver = DrivingPolicy(run="first", world="0" * 64, policy="1" * 64, actions="stochastic")
+        origin = origin.model_copy(update={"policy": DRIVEN, "driver": driver, "patience": None, "limit": None})
     with EpisodeStore.create(path, origin) as writer:
         for number in range(episodes):
             steps = 25 + number
@@ -377,7 +380,39 @@ def test_settings_on_disk_are_those_it_was_made_with(run: Run, data: Path) -> No
     assert (world.collect.policy, world.collect.patience, world.collect.limit) == ("mixture", 30, 250)
     assert policy.model == world.model == TINY.model
     assert policy.collect == world.collect
-    assert run.world.require({}).facts["data"] == data.name
+    with EpisodeStore.open(data) as store:
+        source = Source(data.name, store.fingerprint, store.steps, "random")
+    for folder in (run.world, run.policy):
+        assert folder.require({}).sources == (source,) and folder.require({}).inputs["data"] == source.sha256
+
+
+def test_several_data_sets_are_learned_from_as_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = write_data(tmp_path / "more", episodes=3, driven=True)
+    both = [data, more]
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "interrupted")
+    for fit_stage in (fit_world, fit_policy):
+        fit_stage(TINY, run=whole, data=both, device=CPU)
+        assert "random data and 78 decisions driven by a policy" in capsys.readouterr().out.replace("\n", " ")
+        with monkeypatch.context() as patched:
+            interrupt_after(patched, 3)
+            with pytest.raises(InterruptedRunError):
+                fit_stage(TINY, run=run, data=both, device=CPU)
+        fit_stage(TINY.with_value("world.memory_gib", 1e-6), run=run, data=both, device=CPU)  # pictures read from disk
+    for one, other in ((whole.world, run.world), (whole.policy, run.policy)):
+        manifest = one.require({})
+        assert [(source.name, source.decisions, source.kind) for source in manifest.sources] == [
+            (data.name, 165, "random"),
+            ("more", 78, "driven"),
+        ]
+        assert manifest.outputs["model.safetensors"] == other.require({}).outputs["model.safetensors"]
+    world = whole.world.read_settings()
+    assert (world.collect.policy, world.collect.patience, world.collect.decisions) == ("mixture", 30, 165 + 78)
+    with pytest.raises(StageError, match="another data than there is now"):
+        fit_world(TINY, run=whole, data=data, device=CPU)
+    with pytest.raises(StageError, match="another data than there is now"):
+        fit_policy(TINY, run=whole, data=[more, data], device=CPU)
 
 
 def tiny(variant: str, *values: tuple[str, object]) -> Settings:
