@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,15 +31,14 @@ def test_where_all_is_well_everything_has_been_tried() -> None:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, module: str, error: Exception) -> None:
-    """Have the import of a module fail."""
-    real = importlib.import_module
+    """Have the import of a module fail, for the doctor alone: what else is imported meanwhile shall stay whole."""
 
     def import_module(name: str) -> Any:
         if name == module:
             raise error
-        return real(name)
+        return importlib.import_module(name)
 
-    monkeypatch.setattr(doctor.importlib, "import_module", import_module)
+    monkeypatch.setattr(doctor, "importlib", SimpleNamespace(import_module=import_module, metadata=metadata))
 
 
 @pytest.mark.parametrize(
