@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .artifacts import Run
-from .config import CAR_RACING
+from .envs import adapter_of
 from .envs.actions import Action
 from .envs.view import shrink
 from .errors import UsageError
@@ -77,11 +77,12 @@ class Agent:
         """
         view = self.world.interface.view
         size, shape = view.size, observation.shape
-        stock = shape == (96, 96, 3) if view.env == CAR_RACING else len(shape) == 2 or shape[2:] in ((1,), (3,))
+        own = adapter_of(view.env).picture_shape
+        stock = shape == own if own else len(shape) == 2 or shape[2:] in ((1,), (3,))
         if observation.dtype == np.uint8 and stock:
             observation = shrink(observation, size, view.grey)
         if observation.dtype != np.uint8 or observation.shape != (3, size, size):
-            pictures = "(96, 96, 3)" if view.env == CAR_RACING else "(H, W, 3)"
+            pictures = own or "(H, W, 3)"
             raise UsageError(
                 f"An observation must be uint8 of shape {pictures} or (3, {size}, {size}), "
                 f"not {observation.dtype} of shape {shape}"

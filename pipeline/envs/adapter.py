@@ -45,6 +45,23 @@ class Described:
     picture: str
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast an environment is, and how long its episodes are.
+
+    Attributes:
+        decisions_a_second: recorded by one worker.
+        episode: decisions of a recorded episode.
+        drive: decisions of a whole one, about.
+        simulated: seconds that the simulator takes for a decision.
+    """
+
+    decisions_a_second: float
+    episode: float
+    drive: float
+    simulated: float
+
+
 class Adapter:
     """Knows nothing but what Gymnasium says.
 
@@ -57,6 +74,10 @@ class Adapter:
         steps_a_second: the pace of the environment, where there is no simulator to ask, see `AgentView`.
         package: distribution beside gymnasium whose version what happens depends on.
         keys: whether a person can act by the keyboard of `dreamer play`.
+        picture_shape: of its own observations, where they are always the same; None where they are not.
+        pace: where it is known, else None: an episode tells.
+        acting: what acting in it is called.
+        differing: what may be otherwise in another version of gymnasium; None where nobody knows.
     """
 
     info_types: ClassVar[Mapping[str, np.dtype[Any]]] = {}
@@ -65,6 +86,10 @@ class Adapter:
     steps_a_second: ClassVar[float] = 30.0
     package: ClassVar[str | None] = None
     keys: ClassVar[bool] = False
+    picture_shape: ClassVar[tuple[int, int, int] | None] = None
+    pace: ClassVar[Pace | None] = None
+    acting: ClassVar[str] = "actions"
+    differing: ClassVar[str | None] = None
 
     def infos(self, truth: bool) -> dict[str, np.dtype[Any]]:
         """Names and types of what is recorded of an episode beside what models see, in their order."""

@@ -203,7 +203,7 @@ class Origin(Section):
             return f"policy of the run {self.driver.run} ({self.driver.policy[:8]}), {self.driver.actions}"
         if self.policy == PLAYED:
             return PLAYED
-        return f"random {'driving' if self.environment == CAR_RACING else 'actions'} ({self.policy})"
+        return f"random {adapter_of(self.environment).acting} ({self.policy})"
 
     def difference(self, other: Origin) -> str | None:
         """What this one has first that `other` has not, such as "policy 'smooth', not 'mixture'"; None if nothing."""

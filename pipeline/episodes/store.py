@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..artifacts import Source, atomic_path, remove_partial
-from ..config import CAR_RACING, ViewSettings, describe
+from ..config import ViewSettings, describe
 from ..envs import adapter_of
 from ..errors import StageError
 from ..locks import Lock
@@ -185,7 +185,7 @@ class EpisodeStore:
         if recorded == here:
             return None
         env = self.origin.environment
-        differ = "pictures differ in the text" if env == CAR_RACING else f"{env} may differ"
+        differ = adapter_of(env).differing or f"{env} may differ"
         return (
             f"{self.path} was recorded with gymnasium {recorded}, here is {here}; their {differ}, "
             "so a policy would not act in what it has learned from"

@@ -17,8 +17,9 @@ import torch
 
 from .. import console
 from ..artifacts import Run, StageFolder
-from ..config import CAR_RACING, STAGE_SECTIONS, Settings
+from ..config import STAGE_SECTIONS, Settings
 from ..envs import adapter_of
+from ..envs.adapter import Pace
 from ..episodes.joined import Data, have_episodes, open_data
 from ..episodes.metadata import Origin
 from ..episodes.store import EpisodeStore
@@ -34,12 +35,9 @@ from ..models.world_model import WorldModel
 from ..processes import cores
 
 # About, on two cores of an AMD EPYC (Zen 4); collecting with `mixture`, 64 x 64.
-_DECISIONS_A_SECOND = 400  # of one worker
 _DECISIONS_AN_EPISODE = 60
 _BYTES_A_PIXEL = 0.4
 _DRAWING = 20.0  # seconds
-_SIMULATED = 0.003  # seconds that the simulator takes for a decision
-_DECISIONS_A_DRIVE = 250  # at most
 _STARTING = 6.0  # seconds until the workers drive
 _FILMING = 12.0  # seconds for a drive
 
@@ -327,36 +325,20 @@ def _with_world(settings: Settings, run: Run | None) -> Settings:
     return settings.model_copy(update={name: getattr(fitted, name) for name in ("view", "collect", "model", "world")})
 
 
-@dataclass(frozen=True)
-class _Pace:
-    """How fast an environment is, and how long its episodes are.
-
-    Attributes:
-        decisions_a_second: recorded by one worker.
-        episode: decisions of a recorded episode.
-        drive: decisions of a whole one, about.
-        simulated: seconds that the simulator takes for a decision.
-    """
-
-    decisions_a_second: float = _DECISIONS_A_SECOND
-    episode: float = _DECISIONS_AN_EPISODE
-    drive: float = _DECISIONS_A_DRIVE
-    simulated: float = _SIMULATED
-
-
-def _pace(settings: Settings) -> _Pace:
-    """That of CarRacing is known, that of others measured by an episode that is thrown away."""
-    if settings.view.env == CAR_RACING:
-        return _Pace()
+def _pace(settings: Settings) -> Pace:
+    """Where the adapter does not know it, measured by an episode that is thrown away."""
+    known = adapter_of(settings.view.env).pace
+    if known is not None:
+        return known
     from ..episodes.recording import record_episode  # which makes the environment
 
     started = time.monotonic()
     length = len(record_episode(settings, 0))
     seconds = time.monotonic() - started
-    return _Pace(length / seconds, length, length, seconds / length)
+    return Pace(length / seconds, length, length, seconds / length)
 
 
-def _driven_pace(settings: Settings, driver: Run) -> _Pace:
+def _driven_pace(settings: Settings, driver: Run) -> Pace:
     """That of a policy that decides at each step, over whole drives."""
     pace = _pace(settings)
     seconds = _acting_seconds(_with_world(settings, driver), "cpu") + pace.simulated
