@@ -97,9 +97,8 @@ class Agent:
         projected = dynamics.project(model.encode(observation.to(model.device)[None]))
         action = model.scale.to_model(self._action)
         self.latent, _ = dynamics.observe_step(before, action, projected, is_first, generator=self._random)
-        self._action = model.scale.to_environment(
-            self._choose(self.latent)
-        )  # what is executed is what the next state must know
+        # What is executed is what the next state must know.
+        self._action = model.scale.to_environment(self._choose(self.latent))
         if self.world.interface.discrete:
             return int(self._action.argmax())
         numbers: NDArray[np.float32] = self._action[0].cpu().numpy().copy()

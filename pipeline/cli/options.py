@@ -200,26 +200,16 @@ DataName = Annotated[
     str,
     typer.Option("--data", metavar="NAME", autocompletion=_folders("data"), help="Data set, a folder in data/."),
 ]
-RunDataName = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="NAME",
-        autocompletion=_folders("data"),
-        help="Data set, a folder in data/.",
-        show_default=f"the run's own, else {NAME}",
-    ),
-]
-RunDataNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data",
-        metavar="NAME",
-        autocompletion=_folders("data"),
-        help="Data set, a folder in data/; may be given several times.",
-        show_default=f"the run's own, else {NAME}",
-    ),
-]
+
+
+def _run_data(text: str) -> Any:
+    return typer.Option(
+        "--data", metavar="NAME", autocompletion=_folders("data"), help=text, show_default=f"the run's own, else {NAME}"
+    )
+
+
+RunDataName = Annotated[str | None, _run_data("Data set, a folder in data/.")]
+RunDataNames = Annotated[list[str] | None, _run_data("Data set, a folder in data/; may be given several times.")]
 run_names = _folders("artifacts")
 RunName = Annotated[
     str, typer.Option("--run", metavar="NAME", autocompletion=run_names, help="Run, a folder in artifacts/.")

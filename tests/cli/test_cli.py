@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import typer
-from console_script import dreamer
+from console_script import dreamer, said_without_slow_imports
 
 from pipeline import __version__, cli, console, distributed, trackers
 from pipeline.artifacts import Run
@@ -154,17 +154,7 @@ def test_version(capsys: Screen) -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["fit-world", "--help"], ["collect", "--set", "nonsense=1"]])
 def test_help_and_mistakes_import_nothing_slow(words: list[str]) -> None:
-    code = (
-        f"import sys; sys.argv = ['dreamer', *{words!r}]\n"
-        "from pipeline.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "slow = {'torch', 'gymnasium', 'matplotlib', 'h5py', 'cv2', 'scipy'} & set(sys.modules)\n"
-        "assert not slow, slow\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    said_without_slow_imports(*words)
 
 
 def test_python_m_pipeline_is_dreamer() -> None:

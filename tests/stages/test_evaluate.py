@@ -101,15 +101,29 @@ def _all(kept: dict[int, Any]) -> list[Any]:
     return [kept.get(rank, dict.fromkeys((POLICY, RANDOM, "straight"), ())) for rank in range(3)]
 
 
-@pytest.mark.slow
-def test_the_film_shows_the_drive_that_was_scored(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drives are driven in this process."""
+
     def drive_all(garage: Garage, jobs: list[Job], workers: int, stopped: Callable[[], bool]) -> Iterator[Drive]:
         with one_thread():
             yield from (drive(garage, job) for job in jobs)
 
     monkeypatch.setattr(stage, "drive_all", drive_all)
+
+
+@pytest.fixture
+def short_drives(one_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are cut off after 60 steps."""
+    monkeypatch.setattr("pipeline.envs.car_racing.view.TIME_LIMIT", 60)
+    monkeypatch.setattr(
+        "pipeline.driving.kept_view", lambda view, pictures=True: CarRacingView(view, pictures=pictures)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
+def test_the_film_shows_the_drive_that_was_scored(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     report = evaluate(settings(tracks=1), run=run, video=True)
     printed = capsys.readouterr()
     assert not printed.err  # no warning that it came out otherwise
@@ -122,18 +136,10 @@ def test_the_film_shows_the_drive_that_was_scored(
     assert run.evaluation.require({}).outputs["drive.mp4"] == file_hash(film)
 
 
+@pytest.mark.usefixtures("short_drives")
 def test_a_run_with_discrete_actions_is_evaluated_and_filmed(
-    discrete_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    discrete_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def drive_all(garage: Garage, jobs: list[Job], workers: int, stopped: Callable[[], bool]) -> Iterator[Drive]:
-        with one_thread():
-            yield from (drive(garage, job) for job in jobs)
-
-    monkeypatch.setattr(stage, "drive_all", drive_all)
-    monkeypatch.setattr("pipeline.envs.car_racing.view.TIME_LIMIT", 60)
-    monkeypatch.setattr(
-        "pipeline.driving.kept_view", lambda view, pictures=True: CarRacingView(view, pictures=pictures)
-    )
     run = Run(Path(shutil.copytree(discrete_run.root, tmp_path / "discrete")))
     report = evaluate(settings(tracks=1), run=run, video=True)
     assert not capsys.readouterr().err  # filmed, it came out the same
@@ -170,20 +176,9 @@ def test_everything_is_written(run: Run, here: None, capsys: pytest.CaptureFixtu
     assert all(name in printed for name in ("policy", "random", "straight", "Does the dream tell the truth?"))
 
 
-def test_the_planner_drives_beside_the_policy(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("short_drives")
+def test_the_planner_drives_beside_the_policy(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """On the same tracks, with its time, and the same again by the same seed; nothing else changes."""
-
-    def drive_all(garage: Garage, jobs: list[Job], workers: int, stopped: Callable[[], bool]) -> Iterator[Drive]:
-        with one_thread():
-            yield from (drive(garage, job) for job in jobs)
-
-    monkeypatch.setattr(stage, "drive_all", drive_all)
-    monkeypatch.setattr("pipeline.envs.car_racing.view.TIME_LIMIT", 60)
-    monkeypatch.setattr(
-        "pipeline.driving.kept_view", lambda view, pictures=True: CarRacingView(view, pictures=pictures)
-    )
     without = evaluate(settings(), run=run)
     assert "processor time" not in capsys.readouterr().out
     asked = {"evaluate.planner": True, "planner.sequences": 8, "planner.elites": 4, "planner.horizon": 3}
