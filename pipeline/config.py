@@ -73,7 +73,7 @@ class CollectSettings(Section):
     decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
-        20, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
+        10, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
     actions: Literal["stochastic", "deterministic"] = Field(
@@ -553,7 +553,7 @@ PRESETS: dict[str, Changes] = {
         "evaluate": {"tracks": 20},
     },
     "tiny": {
-        "collect": {"decisions": 300, "limit": 60, "patience": 10},
+        "collect": {"decisions": 300, "limit": 60},
         "model": {"deter": 16, "groups": 4, "classes": 4, "hidden": 16, "units": 16, "depth": 2, "ensemble_units": 8},
         "world": {
             "updates": 6,

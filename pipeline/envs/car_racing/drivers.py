@@ -52,44 +52,50 @@ class Brownian(RandomPolicy):
 class Smooth(RandomPolicy):
     """Steering and gas that wander (Ornstein-Uhlenbeck processes) and some braking, anew for every episode.
 
+    Six episodes of ten are sprints, which steer gently and give more gas: what a driver who looks at nothing has to do
+    to be fast while still on the road, where a good driver will be. The others skid, stop and come back.
     Drawn for an episode, with rates and probabilities a decision:
 
-    - steering, from straight on: rate U(.05, .5) back to straight on, standard deviation .03 to .9,
-      log-uniform. Gentle steering is what reaches high speeds, hard steering what skids and comes back.
-    - gas: rate .1 to a target U(0, 1), standard deviation U(.05, .4); the target is drawn again with
-      probability .02, so that a car speeds up, coasts and speeds up.
-    - brake: begins with probability U(0, .08), at a strength U(.1, 1) (above .9 the wheels lock), ends with
-      probability 1/2. Whatever the gas.
+    - steering: rate U(.05, .5) back to straight on, standard deviation .01 to .12 in a sprint, else .05 to .9,
+      log-uniform.
+    - gas: rate .1 to a target u^.4 in a sprint, else u^.7, with u from U(0, 1), standard deviation U(.05, .3); the
+      target is drawn again with probability .02, so that a car speeds up, coasts and speeds up.
+    - brake: begins with probability U(0, .08), at a strength U(.05, 1) (above .9 the wheels lock), ends with
+      probability 1/2. Meanwhile there is no gas.
     """
 
     name = "smooth"
-    _GAS_RATE, _NEW_GAS, _BRAKE_ENDS = 0.1, 0.02, 0.5
+    _SPRINTS, _GAS_RATE, _NEW_GAS, _BRAKE_ENDS = 0.6, 0.1, 0.02, 0.5
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__(rng)
+        sprint = rng.random() < self._SPRINTS
+        least, most = (0.01, 0.12) if sprint else (0.05, 0.9)
         self._steer_rate = rng.uniform(0.05, 0.5)
-        self._steer_deviation = math.exp(rng.uniform(math.log(0.03), math.log(0.9)))
-        self._gas_deviation = rng.uniform(0.05, 0.4)
+        self._steer_deviation = math.exp(rng.uniform(math.log(least), math.log(most)))
+        self._gas_power = 0.4 if sprint else 0.7
+        self._gas_deviation = rng.uniform(0.05, 0.3)
         self._brake_begins = rng.uniform(0.0, 0.08)
         self._steer, self._brake = 0.0, 0.0
-        self._gas = self._gas_target = rng.uniform(0.0, 1.0)
+        self._gas = self._gas_target = self._draw_gas()
 
     def __call__(self) -> NDArray[np.float32]:
         """Wander on for one decision."""
         rng = self._rng
         self._steer = self._wander(self._steer, 0.0, self._steer_rate, self._steer_deviation)
         if rng.random() < self._NEW_GAS:
-            self._gas_target = rng.uniform(0.0, 1.0)
+            self._gas_target = self._draw_gas()
         self._gas = self._wander(self._gas, self._gas_target, self._GAS_RATE, self._gas_deviation)
         if self._brake > 0.0 and rng.random() < self._BRAKE_ENDS:
             self._brake = 0.0
         elif self._brake == 0.0 and rng.random() < self._brake_begins:
-            self._brake = rng.uniform(0.1, 1.0)
-        action = np.array([self._steer, self._gas, self._brake], dtype=np.float32)
+            self._brake = rng.uniform(0.05, 1.0)
         # What would leave the bounds stays on them: held inside, a process is not lost far outside.
-        action = np.clip(action, ACTION_LOW, ACTION_HIGH)
-        self._steer, self._gas = float(action[0]), float(action[1])
-        return action
+        self._steer, self._gas = float(np.clip(self._steer, -1.0, 1.0)), float(np.clip(self._gas, 0.0, 1.0))
+        return np.array([self._steer, 0.0 if self._brake else self._gas, self._brake], dtype=np.float32)
+
+    def _draw_gas(self) -> float:
+        return float(self._rng.uniform() ** self._gas_power)
 
     def _wander(self, value: float, mean: float, rate: float, deviation: float) -> float:
         """One step of the process whose stationary standard deviation is `deviation`, whatever the rate."""

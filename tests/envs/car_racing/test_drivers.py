@@ -65,7 +65,8 @@ def test_smooth_is_smooth_starts_straight_and_brakes_now_and_then() -> None:
     assert spread.min() < 0.05 and spread.max() > 0.6  # gentle and wild episodes
     assert gas.mean(axis=1).min() < 0.15 and gas.mean(axis=1).max() > 0.85
     assert 0.02 < (brake > 0).mean() < 0.15
-    assert brake[brake > 0].min() >= 0.1 and (brake > 0.9).any()
+    assert brake[brake > 0].min() >= 0.05 and (brake > 0.9).any()
+    assert (gas[brake > 0] == 0).all()  # one foot
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
