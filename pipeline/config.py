@@ -121,6 +121,9 @@ class ModelSettings(Section):
         16, ge=1, le=256, description="channels of a feature map half the picture's height; doubled at each halving"
     )
     patch: Literal[2, 4, 8] = Field(4, description="patches of pixels that encoder and decoder begin and end with")
+    mirror: bool = Field(
+        True, description="whether half of what is learned from is seen in a mirror, left and right exchanged"
+    )
     unimix: float = Field(0.01, ge=0, le=0.5, description="share of the uniform in every categorical latent")
     bins: int = Field(255, ge=3, le=1023, description="bins of the symexp two-hot reward and critic; odd")
     ensemble: int = Field(5, ge=0, le=32, description="extra prior heads whose disagreement measures uncertainty")
@@ -526,6 +529,7 @@ SIZES: dict[str, Changes] = {
 _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
+    "model": {"mirror": False},
     "policy": {"utility": "linear", "penalty": 1.0, "temperature": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {

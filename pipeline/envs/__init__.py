@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 from ..config import CAR_RACING, ViewSettings
-from .adapter import Adapter
+from ..errors import UsageError
+from .adapter import Adapter, Mirror
 from .atari import Atari
 from .car_racing.adapter import CarRacing
 from .view import AgentView
 
-__all__ = ["adapter_of", "kept_view"]
+__all__ = ["adapter_of", "kept_view", "mirror_of"]
 
 
 def adapter_of(env: str) -> Adapter:
@@ -18,6 +19,14 @@ def adapter_of(env: str) -> Adapter:
     if env == CAR_RACING:
         return CarRacing()
     return Atari() if env.startswith("ALE/") else Adapter()
+
+
+def mirror_of(view: ViewSettings, *, wanted: bool) -> Mirror | None:
+    """What shows this environment in a mirror; None where it is not wanted. Raises UsageError where there is none."""
+    mirror = adapter_of(view.env).mirror if wanted else None
+    if wanted and mirror is None:
+        raise UsageError(f"{view.env} is not known to be the same in a mirror; --set model.mirror=false")
+    return mirror
 
 
 @cache

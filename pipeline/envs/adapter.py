@@ -7,9 +7,9 @@ where no simulator is needed too, so it imports none before it makes one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,12 @@ from . import random_policies
 from .actions import Action, Actions
 from .random_policies import RandomPolicy
 from .view import AgentView, is_picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mirror = Callable[["Tensor", "Tensor"], tuple["Tensor", "Tensor"]]
+"""Observations (..., 3, S, S) and actions (..., A) with left and right exchanged."""
 
 MOST_ACTIONS = 64
 """Numbers in an action, or actions to choose from, that a data set can hold."""
@@ -90,6 +96,11 @@ class Adapter:
     pace: ClassVar[Pace | None] = None
     acting: ClassVar[str] = "actions"
     differing: ClassVar[str | None] = None
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """What exchanges left and right, where that makes another episode that might have been; else None."""
+        return None
 
     def infos(self, truth: bool) -> dict[str, np.dtype[Any]]:
         """Names and types of what is recorded of an episode beside what models see, in their order."""

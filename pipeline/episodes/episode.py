@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor
+
+    from ..envs.adapter import Mirror
 
 COLUMNS = ("actions", "rewards", "terminations", "truncations")
 """The arrays of `Decisions` beside its infos."""
@@ -152,6 +156,15 @@ class Batch:
     def pinned(self) -> Batch:
         """The same batch in memory that a GPU reads by itself."""
         return Batch(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
+
+    def mirrored(self, mirror: Mirror | None, numbers: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The same batch with the sequences of even numbers, (B,), seen in a mirror, where there is one."""
+        even = (np.asarray(numbers) % 2 == 0).tolist()
+        if mirror is None or not any(even):
+            return self
+        observation, action = self.observation.clone(), self.action.clone()
+        observation[even], action[even] = mirror(observation[even], action[even])
+        return replace(self, observation=observation, action=action)
 
     def select(self, sequences: Tensor) -> Batch:
         """Some of the sequences, by their numbers (N,)."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..devices import machine_memory
+from ..envs.adapter import Mirror
 from ..errors import StageError, UsageError
 from ..randomness import Stream, numpy_stream
 from .episode import Batch, Decisions
@@ -70,6 +71,7 @@ class Windows:
         length: rows in a window.
         memory_gib: the most that the pictures may take, GiB.
         share: windows of each batch of `batches` that are made here; the others are another process'.
+        mirror: how every other window of a batch, and every other episode, is seen; None for all as recorded.
 
     Raises:
         StageError: the episodes have fewer rows than a window, or are not what was recorded.
@@ -82,11 +84,13 @@ class Windows:
         length: int,
         memory_gib: float,
         share: slice = _ALL,
+        mirror: Mirror | None = None,
     ) -> None:
         self.episodes = [int(episode) for episode in episodes]
         self.length = length
         self.store = store
         self.share = share
+        self.mirror = mirror
         self.pinned = False
         self.lengths = store.lengths[self.episodes]
         self._ends = np.cumsum(self.lengths)
@@ -160,7 +164,8 @@ class Windows:
         for window, start in zip(frames, starts, strict=True):
             self._copy_frames(int(start), window)
         rows = starts[:, None] + np.arange(self.length)  # (B, T)
-        return self._batch(rows, frames, np.ones_like(rows, np.bool_))
+        made = self._batch(rows, frames, np.ones_like(rows, np.bool_))
+        return made.mirrored(self.mirror, np.arange(batch)[share])
 
     def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
         """Draw the batches of updates `start` to `stop - 1`, a few ahead, in a thread.
@@ -213,7 +218,7 @@ class Windows:
         for sequence, place, length in zip(frames, places, lengths, strict=True):
             self._copy_frames(int(self._begins[place]), sequence[:length])
         rows = np.where(mask, self._begins[places][:, None] + steps, 0)
-        return self._batch(rows, frames, mask), torch.from_numpy(mask)
+        return self._batch(rows, frames, mask).mirrored(self.mirror, episodes), torch.from_numpy(mask)
 
     def _require_memory(self, batch: int) -> None:
         """Raise UsageError where the batches made ahead would not fit into any memory that is there."""
@@ -267,7 +272,7 @@ class DeviceWindows:
 
     def __init__(self, windows: Windows, device: torch.device) -> None:
         assert windows.in_memory
-        self.length, self.share = windows.length, windows.share
+        self.length, self.share, self.mirror = windows.length, windows.share, windows.mirror
         self._columns = {name: torch.from_numpy(column).to(device) for name, column in windows.columns.items()}
         self._steps = torch.arange(self.length, device=device)
 
@@ -279,7 +284,8 @@ class DeviceWindows:
             starts = starts.pin_memory()
         chosen = starts.to(self._steps.device, non_blocking=True)[:, None] + self._steps  # (B, T)
         taken = {name: column[chosen] for name, column in self._columns.items()}
-        return Batch(**taken | {"observation": taken["observation"].permute(0, 1, 4, 2, 3)})
+        made = Batch(**taken | {"observation": taken["observation"].permute(0, 1, 4, 2, 3)})
+        return made.mirrored(self.mirror, np.arange(batch)[share])
 
     def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
         """See `Windows.batches`; a batch is made when it is asked for."""

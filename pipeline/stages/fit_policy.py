@@ -10,6 +10,7 @@ from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash, learned_from
 from ..config import STAGE_SECTIONS, Settings
 from ..devices import deterministic
+from ..envs import mirror_of
 from ..episodes.joined import Data, locks_of, open_data
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows
@@ -121,7 +122,9 @@ def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> 
         console.say(f"Trajectories start from {share}: policy.states_gib = {policy.states_gib:g} holds no more states")
     seed_torch(settings.seed, Stream.ENCODING)
     with_rows = policy.replay_scale > 0
-    windows = Windows(store, episodes, policy.replay_length if with_rows else 2, settings.world.memory_gib)
+    length = policy.replay_length if with_rows else 2
+    mirror = mirror_of(world.interface.view, wanted=world.settings.mirror)
+    windows = Windows(store, episodes, length, settings.world.memory_gib, mirror=mirror)
     return encode(world.model, windows, policy.precision, with_rows=with_rows)
 
 

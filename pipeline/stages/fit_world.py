@@ -10,6 +10,7 @@ from .. import console, distributed
 from ..artifacts import Manifest, Run, StageFolder, file_hash, learned_from
 from ..config import STAGE_SECTIONS, CollectSettings, Section, Settings, validate
 from ..devices import deterministic, room_for_data
+from ..envs import mirror_of
 from ..episodes.joined import Data, locks_of, open_data
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import DeviceWindows, Windows, place, split
@@ -123,7 +124,8 @@ def _windows(settings: Settings, store: EpisodeStore, device: torch.device) -> t
     """What to learn from, as near to the device as it fits, and what to hold out."""
     train, held_out = split(len(store), settings.world.validation_share, settings.seed)
     budget, share = settings.world.memory_gib, distributed.rows(settings.world.batch, "world.batch")
-    windows = Windows(store, train, settings.world.length, budget, share)
+    mirror = mirror_of(settings.view, wanted=settings.model.mirror)
+    windows = Windows(store, train, settings.world.length, budget, share, mirror)
     placed = place(windows, device, room_for_data(device))
     if isinstance(placed, DeviceWindows):
         console.say(f"The data set lies on {device}, where it takes {windows.memory_bytes / 2**30:.1f} GiB")

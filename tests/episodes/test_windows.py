@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline.envs.adapter import Mirror
+from pipeline.envs.car_racing.mirror import mirror
 from pipeline.episodes import windows as windows_module
 from pipeline.episodes.episode import Batch, Episode
 from pipeline.episodes.store import EpisodeStore
@@ -101,20 +103,33 @@ def test_memory_and_disk_give_the_same(store: EpisodeStore) -> None:
     assert equal(*wholes)
 
 
+@pytest.mark.parametrize("mirrored", [None, mirror])
 @pytest.mark.parametrize("memory", [MEMORY, DISK])
-def test_shares_make_the_whole_batch(store: EpisodeStore, memory: float) -> None:
+def test_shares_make_the_whole_batch(store: EpisodeStore, memory: float, mirrored: Mirror | None) -> None:
     def batches(share: slice) -> list[Batch]:
-        return list(Windows(store, range(6), 9, memory, share).batches(3, 0, 4, 6))
+        return list(Windows(store, range(6), 9, memory, share, mirrored).batches(3, 0, 4, 6))
 
-    for whole, *parts in zip(batches(slice(None)), batches(slice(0, 2)), batches(slice(2, 6)), strict=True):
-        assert [len(part.reward) for part in parts] == [2, 4]
+    for whole, *parts in zip(batches(slice(None)), batches(slice(0, 3)), batches(slice(3, 6)), strict=True):
+        assert [len(part.reward) for part in parts] == [3, 3]
         joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(whole)}
         assert equal(Batch(**joined), whole)
 
 
+def test_every_other_window_and_episode_is_seen_in_the_mirror(store: EpisodeStore) -> None:
+    recorded, seen = (Windows(store, range(6), 9, MEMORY, mirror=mirrored) for mirrored in (None, mirror))
+    one, other = (windows.sample(np.random.default_rng(0), 4) for windows in (recorded, seen))
+    assert equal(one.select(torch.tensor([1, 3])), other.select(torch.tensor([1, 3])))
+    shown = mirror(one.observation[::2], one.action[::2])
+    assert torch.equal(other.observation[::2], shown[0]) and torch.equal(other.action[::2], shown[1])
+    assert torch.equal(one.reward, other.reward) and not torch.equal(one.action, other.action)
+    assert one.observation.stride() == other.observation.stride()
+    (one, _), (other, _) = (windows.episode_batch([5, 2, 3]) for windows in (recorded, seen))  # by its number
+    assert [torch.equal(one.action[place], other.action[place]) for place in range(3)] == [True, False, True]
+
+
 @pytest.mark.parametrize("share", [slice(None), slice(1, 3)])
 def test_a_stream_on_a_device_gives_the_same_windows(store: EpisodeStore, share: slice) -> None:
-    windows = Windows(store, range(6), 9, MEMORY, share)
+    windows = Windows(store, range(6), 9, MEMORY, share, mirror)
     placed = place(windows, torch.device("cpu"), free=windows.memory_bytes)
     assert isinstance(placed, DeviceWindows)
     pairs = zip(windows.batches(3, 2, 12, 4), placed.batches(3, 2, 12, 4), strict=True)

@@ -10,11 +10,12 @@ import numpy as np
 from ...config import ViewSettings
 from ...errors import UsageError
 from ..actions import Action, Actions
-from ..adapter import Adapter, Described, Pace
+from ..adapter import Adapter, Described, Mirror, Pace
 from ..random_policies import RandomPolicy
 from ..view import AgentView
 from .actions import ACTION_NAMES, GAS, action_bounds, car_actions
 from .drivers import make_policy
+from .mirror import mirror
 from .scores import DriveScore
 
 _ZOOM_STEPS = 50
@@ -49,6 +50,11 @@ class CarRacing(Adapter):
     pace = Pace(decisions_a_second=400, episode=60, drive=250, simulated=0.003)  # of an AMD EPYC (Zen 4)
     acting = "driving"
     differing = "pictures differ in the text"
+
+    @property
+    def mirror(self) -> Mirror:
+        """See `Adapter.mirror`."""
+        return mirror
 
     def check_bounds(self, low: Sequence[float], high: Sequence[float], *, discrete: bool) -> None:
         """See `Adapter.check_bounds`."""
