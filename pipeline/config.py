@@ -64,18 +64,18 @@ class ViewSettings(Section):
         return arguments
 
 
-RandomPolicyName = Literal["mixture", "smooth", "sticky", "brownian", "uniform"]
+RandomPolicyName = Literal["mixture", "bends", "smooth", "sticky", "brownian", "uniform"]
 
 
 class CollectSettings(Section):
     """Acting at random."""
 
-    decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
+    decisions: int = Field(200_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
-        10, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
+        8, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
     )
-    limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
+    limit: int = Field(100, ge=1, le=1000, description="longest episode, decisions")
     actions: Literal["stochastic", "deterministic"] = Field(
         "stochastic", description="how a run's policy drives (`--policy artifacts/RUN`): actions drawn, or their mean"
     )
@@ -317,8 +317,11 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         discrete and policy.gradient != "reinforce",
         "discrete actions have no gradient but policy.gradient = reinforce",
     )
-    wild = discrete and settings.collect.policy == "brownian"
-    yield wild, "collect.policy = brownian draws continuous actions; choose mixture, smooth, sticky or uniform"
+    wild = discrete and settings.collect.policy in ("bends", "brownian")
+    yield (
+        wild,
+        f"collect.policy = {settings.collect.policy} draws continuous actions; choose mixture, smooth, sticky or uniform",
+    )
     divided = model.deter % model.blocks == 0 and 4 * model.depth % model.blocks == 0
     pooled = model.encoder == "pooled" and not memoryless
     yield (
