@@ -45,6 +45,8 @@ _MAX_CLAIM = 2**16  # bytes of a text
 _MAX_HEADER, _MAX_BLOCKS = 2**16, 8  # bytes of an object's header, in each of its pieces
 _BLOCK = 2**24  # bytes of a file that are looked through at a time
 
+_Arrays = dict[str, h5py.h5d.DatasetID]
+
 
 class ForeignError(ValueError):
     """The file holds something that this project does not write."""
@@ -168,7 +170,7 @@ def _create(file: h5py.File, index: int, decisions: Decisions, entry: Entry, pic
 
 def read_entry(file: h5py.File, index: int, shapes: Shapes) -> Entry:
     """Read what the group says of episode `index`. Raises ForeignError."""
-    group = _open(file, group_name(index), h5py.Group)
+    group = _group(file, group_name(index))
     _check_texts(group)
     steps, digest = _attribute(group, "total_steps", int), _attribute(group, "sha256", str)
     if not 1 <= steps < _MAX_EPISODE_BYTES // (3 * shapes.size**2):
@@ -178,14 +180,28 @@ def read_entry(file: h5py.File, index: int, shapes: Shapes) -> Entry:
     return Entry(steps, digest)
 
 
+def read_episode(file: h5py.File, index: int, entry: Entry, shapes: Shapes) -> Episode:
+    """Read episode `index`. Raises ForeignError."""
+    frames = np.empty((entry.steps + 1, 3, shapes.size, shapes.size), np.uint8)
+    group = _group(file, group_name(index))
+    arrays, infos = _arrays(group, entry, shapes)
+    decisions = _decisions(group, arrays, infos, shapes)
+    _unfold(arrays["observations"], slice(0, len(frames)), frames)
+    return Episode(observations=frames, **vars(decisions))
+
+
 def read_decisions(file: h5py.File, index: int, entry: Entry, shapes: Shapes) -> Decisions:
     """Read all of episode `index` but its pictures. Raises ForeignError."""
-    group = _open(file, group_name(index), h5py.Group)
-    arrays, infos = _arrays(group, entry, shapes)
+    group = _group(file, group_name(index))
+    return _decisions(group, *_arrays(group, entry, shapes), shapes)
+
+
+def _decisions(group: h5py.Group, arrays: _Arrays, infos: _Arrays, shapes: Shapes) -> Decisions:
+    """The same, from arrays that are open."""
     try:
         decisions = Decisions(
-            **{name: arrays[name][()] for name in COLUMNS},
-            infos={name: array[()] for name, array in infos.items()},
+            **{name: _values(arrays[name]) for name in COLUMNS},
+            infos={name: _values(array) for name, array in infos.items()},
             seed=_attribute(group, "seed", int),
             policy=_attribute(group, "policy", str),
             track_tiles=_attribute(group, "track_tiles", int),
@@ -199,41 +215,53 @@ def read_decisions(file: h5py.File, index: int, entry: Entry, shapes: Shapes) ->
     return decisions
 
 
+def _values(array: h5py.h5d.DatasetID) -> NDArray[Any]:
+    """All of an array."""
+    values = np.zeros(array.shape, array.dtype)
+    array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values
+
+
 def read_frames(file: h5py.File, index: int, entry: Entry, shapes: Shapes, rows: slice, out: NDArray[np.uint8]) -> None:
     """Read the pictures of the rows into `out`, (rows, 3, S, S) uint8, contiguous. Raises ForeignError."""
-    group = _open(file, group_name(index), h5py.Group)
-    frames = _array(group, "observations", *_schema(entry, shapes)["observations"])
-    length = frames.chunks[0]
+    group = _group(file, group_name(index))
+    _unfold(_array(group, "observations", *_schema(entry, shapes)["observations"]), rows, out)
+
+
+def _unfold(frames: h5py.h5d.DatasetID, rows: slice, out: NDArray[np.uint8]) -> None:
+    """The same, from an array that is open."""
+    chunk = _chunks(frames.shape)
+    length = chunk[0]
     for number in range(rows.start // length, -(-rows.stop // length)):
         first = number * length
         begin, end = max(rows.start, first), min(rows.stop, first + length)
-        out[begin - rows.start : end - rows.start] = _inflate(frames, first)[begin - first : end - first]
+        out[begin - rows.start : end - rows.start] = _inflate(frames, first, chunk)[begin - first : end - first]
 
 
-def _inflate(frames: h5py.Dataset, first: int) -> NDArray[np.uint8]:
-    """The chunk of pictures that begins at this row, (chunk, 3, S, S), of which those beyond the last row are blank."""
-    size, inflater = math.prod(frames.chunks), zlib.decompressobj()
+def _inflate(frames: h5py.h5d.DatasetID, first: int, chunk: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The chunk of pictures that begins at this row, of which those beyond the last row are blank."""
+    size, inflater = math.prod(chunk), zlib.decompressobj()
     try:
-        pictures = inflater.decompress(_stored(frames, first), size + 1)
+        pictures = inflater.decompress(_stored(frames, first, size), size + 1)
     except zlib.error as error:
-        raise ForeignError(f"{frames.name} is damaged: {error}") from error
+        raise ForeignError(f"{_name(frames)} is damaged: {error}") from error
     if len(pictures) != size or not inflater.eof:
-        raise ForeignError(f"{frames.name} is damaged: rows {first} on do not unfold to their size")
-    return np.frombuffer(pictures, np.uint8).reshape(frames.chunks)
+        raise ForeignError(f"{_name(frames)} is damaged: rows {first} on do not unfold to their size")
+    return np.frombuffer(pictures, np.uint8).reshape(chunk)
 
 
-def _stored(frames: h5py.Dataset, first: int) -> bytes:
-    """The same chunk as it is stored."""
-    size, place = math.prod(frames.chunks), (first, 0, 0, 0)
+def _stored(frames: h5py.h5d.DatasetID, first: int, size: int) -> bytes:
+    """The same chunk, of this many bytes, as it is stored."""
+    place = (first, 0, 0, 0)
     try:
-        stored = frames.id.get_chunk_info_by_coord(place).size
+        stored = frames.get_chunk_info_by_coord(place).size
         if not 0 < stored <= size + size // 8 + 1024:  # what does not compress grows by far less
-            raise ForeignError(f"{frames.name} is damaged: rows {first} on take {stored} bytes")
-        skipped, content = frames.id.read_direct_chunk(place)
+            raise ForeignError(f"{_name(frames)} is damaged: rows {first} on take {stored} bytes")
+        skipped, content = frames.read_direct_chunk(place)
     except (OSError, RuntimeError) as error:
-        raise ForeignError(f"{frames.name} is damaged: {error}") from error
+        raise ForeignError(f"{_name(frames)} is damaged: {error}") from error
     if skipped:
-        raise ForeignError(f"{frames.name} is damaged: rows {first} on are not compressed")
+        raise ForeignError(f"{_name(frames)} is damaged: rows {first} on are not compressed")
     return bytes(content)
 
 
@@ -242,12 +270,12 @@ def copy_episode(source: h5py.File, target: h5py.File, index: int, entry: Entry,
 
     Not by HDF5's own copy, which damaged files can crash.
     """
-    decisions = read_decisions(source, index, entry, shapes)
-    group = _open(source, group_name(index), h5py.Group)
-    frames = _array(group, "observations", *_schema(entry, shapes)["observations"])
-    copy = _create(target, index, decisions, entry, frames.shape)
-    for first in range(0, len(frames), frames.chunks[0]):
-        copy.id.write_direct_chunk((first, 0, 0, 0), _stored(frames, first))
+    group = _group(source, group_name(index))
+    arrays, infos = _arrays(group, entry, shapes)
+    frames = arrays["observations"]
+    copy = _create(target, index, _decisions(group, arrays, infos, shapes), entry, frames.shape)
+    for first in range(0, len(copy), copy.chunks[0]):
+        copy.id.write_direct_chunk((first, 0, 0, 0), _stored(frames, first, math.prod(copy.chunks)))
 
 
 def _schema(entry: Entry, shapes: Shapes) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -262,10 +290,10 @@ def _schema(entry: Entry, shapes: Shapes) -> dict[str, tuple[Any, tuple[int, ...
     }
 
 
-def _arrays(group: h5py.Group, entry: Entry, shapes: Shapes) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dataset]]:
+def _arrays(group: h5py.Group, entry: Entry, shapes: Shapes) -> tuple[_Arrays, _Arrays]:
     """Open all arrays of an episode, and its infos, and make sure that there is nothing else."""
     schema = _schema(entry, shapes)
-    infos = _open(group, "infos", h5py.Group)
+    infos = _group(group, "infos")
     for holder, names in ((group, {*schema, "infos"}), (infos, {*shapes.infos})):
         if set(holder) != names:
             raise ForeignError(f"{holder.name} does not hold just {', '.join(sorted(names))}")
@@ -278,39 +306,52 @@ def _arrays(group: h5py.Group, entry: Entry, shapes: Shapes) -> tuple[dict[str, 
 
 
 def _open(parent: h5py.Group, name: str, kind: type[Any]) -> Any:
-    """Open the object of that kind which `name`, one component, leads to by a hard link."""
-    where = f"{parent.name.rstrip('/')}/{name}"
+    """Open the object of that kind which `name`, one component, leads to by a hard link; as h5py's bare identifier.
+
+    h5py's own `Dataset` asks the file again for all that it is asked: several times as long as reading takes.
+    """
+
+    def refused(reason: str) -> ForeignError:
+        return ForeignError(f"{parent.name.rstrip('/')}/{name} {reason}")
+
     try:
         if parent.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-            raise ForeignError(f"{where} is a link that leads elsewhere")
+            raise refused("is a link that leads elsewhere")
         opened = h5py.h5o.open(parent.id, name.encode())
     except (KeyError, OSError, RuntimeError) as error:
-        raise ForeignError(f"{where} is missing or damaged") from error
-    expected = h5py.h5g.GroupID if kind is h5py.Group else h5py.h5d.DatasetID
-    if not isinstance(opened, expected):
-        raise ForeignError(f"{where} is not a {kind.__name__.lower()}")
-    return kind(opened)
+        raise refused("is missing or damaged") from error
+    if not isinstance(opened, kind):
+        raise refused(f"is not a {kind.__name__.removesuffix('ID').lower()}")
+    return opened
 
 
-def _array(parent: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:
+def _group(parent: h5py.Group, name: str) -> h5py.Group:
+    return h5py.Group(_open(parent, name, h5py.h5g.GroupID))
+
+
+def _array(parent: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.h5d.DatasetID:
     """Open an array of exactly this type and shape that lies in this file, plain or deflated."""
-    array = _open(parent, name, h5py.Dataset)
-    if h5py.h5a.get_num_attrs(array.id):
-        raise ForeignError(f"{array.name} has attributes")
+    array = _open(parent, name, h5py.h5d.DatasetID)
+    if h5py.h5a.get_num_attrs(array):
+        raise ForeignError(f"{_name(array)} has attributes")
     if array.shape != shape or array.dtype != dtype:
-        raise ForeignError(f"{array.name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
-    plan = array.id.get_create_plist()
+        raise ForeignError(f"{_name(array)} is {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
+    plan = array.get_create_plist()
     layout = plan.get_layout()
     if plan.get_external_count() or layout == h5py.h5d.VIRTUAL:
-        raise ForeignError(f"{array.name} keeps its values elsewhere")
+        raise ForeignError(f"{_name(array)} keeps its values elsewhere")
     filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
     deflated = (
         layout == h5py.h5d.CHUNKED and plan.get_chunk() == _chunks(shape) and filters == [h5py.h5z.FILTER_DEFLATE]
     )
     plain = layout == h5py.h5d.CONTIGUOUS and not filters
     if not (deflated if name == "observations" else plain):
-        raise ForeignError(f"{array.name} is stored in another way than this project stores it")
+        raise ForeignError(f"{_name(array)} is stored in another way than this project stores it")
     return array
+
+
+def _name(array: h5py.h5d.DatasetID) -> str:
+    return str(h5py.Dataset(array).name)
 
 
 def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -323,10 +323,7 @@ class EpisodeWriter:
 def _read(path: Path, file: h5py.File, index: int, entry: Entry, shapes: Shapes) -> Episode:
     """Read a whole episode. Raises StageError where it is not what was written."""
     with _refusing(path):
-        frames = np.empty((entry.steps + 1, 3, shapes.size, shapes.size), np.uint8)
-        decisions = hdf5.read_decisions(file, index, entry, shapes)
-        hdf5.read_frames(file, index, entry, shapes, slice(0, entry.steps + 1), frames)
-        episode = Episode(observations=frames, **vars(decisions))
+        episode = hdf5.read_episode(file, index, entry, shapes)
     if episode.digest() != entry.digest:
         raise _refused(path, f"{hdf5.group_name(index)} has changed since it was recorded")
     return episode

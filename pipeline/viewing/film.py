@@ -24,6 +24,9 @@ Frame = NDArray[np.uint8]
 QUALITY = 20
 """x264's constant rate factor: 0 is lossless, 51 the worst; 18 to 23 looks like the original."""
 
+_PRESET = "veryfast"
+"""x264's effort: half the time of its "medium" for a file of the same size, and 0.5 dB."""
+
 
 @dataclass(frozen=True)
 class Film:
@@ -122,9 +125,11 @@ def _pyav(path: Path, size: tuple[int, int], fps: float) -> Iterator[_Write]:
     import av
 
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), {"crf": str(QUALITY)})
+        options = {"crf": str(QUALITY), "preset": _PRESET}
+        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
+        stream.thread_type = "FRAME"  # x264 goes on by itself while the next picture is made
 
         def write(frame: Frame) -> None:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -145,8 +150,9 @@ def _ffmpeg_here() -> bool:
 def _ffmpeg(path: Path, size: tuple[int, int], fps: float) -> Iterator[_Write]:
     width, height = size
     source = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps)]
-    target = ["-c:v", "libx264", "-crf", str(QUALITY), "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
-    command = ["ffmpeg", "-loglevel", "error", "-y", *source, "-i", "-", *target, str(path)]
+    target = ["-c:v", "libx264", "-preset", _PRESET, "-crf", str(QUALITY), "-pix_fmt", "yuv420p"]
+    written = ["-movflags", "+faststart", "-f", "mp4", str(path)]
+    command = ["ffmpeg", "-loglevel", "error", "-y", *source, "-i", "-", *target, *written]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stderr is not None
         pipe = process.stdin

@@ -58,6 +58,7 @@ _METHODS = (
     "_create_track",
     "_draw_colored_polygon",
     "_render_indicators",
+    "_render_road",
 )
 _CONSTANTS = (
     "GRASS_DIM",
@@ -85,7 +86,7 @@ _BAR = 100
 _MARGIN = 4
 """Window pixels by which a polygon must miss the picture to be left out. SDL_gfx strays by one or two."""
 
-_Camera = tuple[float, float, Vector2]
+_Camera = tuple[float, float, Vector2 | tuple[float, float]]
 """Angle (radians), zoom (pixels a unit) and shift (pixels): `pixel = rotate(point, angle) * zoom + shift`."""
 
 _StepResult = tuple[Any, float, bool, bool, dict[str, Any]]
@@ -98,9 +99,9 @@ _BLACK.setflags(write=False)
 class FastCarRacing(CarRacing):
     """gymnasium's `CarRacing` with exact but fast `state_pixels`, and steps that need not draw.
 
-    Pictures for `rgb_array` and `human`, and those where an indicator leaves the bar are drawn by gymnasium. So is
-    everything, after one warning a process, where gymnasium is not of a tested version, lacks a private name used
-    here, or where the first picture of this environment is not what gymnasium draws.
+    Pictures for `rgb_array` and `human`, and those where an indicator leaves the bar are drawn by gymnasium, but for
+    grass and road. So is everything, after one warning a process, where gymnasium is not of a tested version, lacks a
+    private name used here, or where the first picture of this environment is not what gymnasium draws.
 
     Args:
         pictures: False where nobody looks at any: none is drawn and observations are black, unless everything
@@ -161,12 +162,20 @@ class FastCarRacing(CarRacing):
             return self.state
         return self._draw_state() if self._bar_holds_indicators() else super()._render(mode)
 
+    def _render_road(self, zoom: float, translation: tuple[float, float], angle: float) -> None:
+        """Grass and road in the pictures that gymnasium draws: what is not seen is left out once that was checked."""
+        if not (self._fast and self._checked):
+            super()._render_road(zoom, translation, angle)
+            return
+        self._draw_field((angle, zoom, translation))
+        self._scenery.draw(self.surf, (angle, zoom, translation))
+
     def _first_picture(self) -> NDArray[np.uint8]:
         """Draw both ways, so that a pygame that draws otherwise than expected is found out at once."""
-        self._checked = True
         fast = self._draw_state()
         self.car.__class__ = Car  # whose drawing is compared too
         exact: NDArray[np.uint8] = super()._render("state_pixels")
+        self._checked = True
         if not np.array_equal(fast, exact):
             self._fast = False
             self.slow_because = f"pygame {pygame.version.ver} draws otherwise than expected"
@@ -209,7 +218,7 @@ class FastCarRacing(CarRacing):
         return canvas.picture()
 
     def _draw_background(self, camera: _Camera) -> None:
-        angle, zoom, shift = camera
+        _, zoom, _ = camera
         # The car is drawn at (500, 200): no corner of the window is farther from it than this.
         reach = (math.hypot(stock.WINDOW_W / 2, stock.WINDOW_H * 3 / 4) + _MARGIN) / zoom
         x, y = self.car.hull.position
@@ -217,6 +226,10 @@ class FastCarRacing(CarRacing):
             self._canvas.fill_seen(self.bg_color)
             return
         self._canvas.seen.fill((0, 0, 0))
+        self._draw_field(camera)
+
+    def _draw_field(self, camera: _Camera) -> None:
+        angle, zoom, shift = camera
         b = stock.PLAYFIELD
         field = [(b, b), (b, -b), (-b, -b), (-b, b)]
         self._draw_colored_polygon(self.surf, field, self.bg_color, zoom, shift, angle, clip=False)

@@ -172,14 +172,19 @@ def test_without_pictures_there_is_a_black_one(pair: Pair) -> None:
         assert state is first
 
 
-def test_pictures_for_people_are_gymnasiums(pair: Pair) -> None:
+def test_pictures_for_people_are_gymnasiums(monkeypatch: pytest.MonkeyPatch) -> None:
     both = Pair(render_mode="rgb_array")
     both.reset(1)
-    both.step(STRAIGHT)
-    picture = both.ours.render()
-    assert picture.shape == (400, 600, 3)
-    np.testing.assert_array_equal(picture, both.stock.render())
-    both.step(STRAIGHT)  # and ours goes on after it
+    polygons: list[object] = []
+    draw = both.ours._draw_colored_polygon
+    monkeypatch.setattr(both.ours, "_draw_colored_polygon", lambda *a, **k: polygons.append(draw(*a, **k)))
+    for step in range(60):
+        both.step(np.array([0.3 * np.sin(step / 9), 0.6, 0.0], dtype=np.float32))
+        if step % 6 == 0:
+            picture = both.ours.render()
+            assert picture.shape == (400, 600, 3)
+            np.testing.assert_array_equal(picture, both.stock.render())
+    assert len(polygons) <= 70  # the playfield, once a picture at most: all else is drawn the fast way
 
 
 def test_every_picture_of_drives_in_random_colours_is_gymnasiums() -> None:
