@@ -7,16 +7,24 @@ NAME ?= demo
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo test clean
+.PHONY: help demo evaluate-pretrained test clean
 
 help:
 	@echo "make demo   learn to drive in about twelve minutes: random driving, a world model, imagination, a score"
 	@echo "            (another seed: make demo SEED=1 NAME=second)"
+	@echo "make evaluate-pretrained"
+	@echo "            drive the 100 report tracks with the run that comes with the code, in a few minutes"
 	@echo "make test   check and test the code"
 	@echo "make clean  delete .venv and caches; data/ and artifacts/ stay"
 
 demo: .venv/installed-video
 	$(BIN)/dreamer run --preset demo --video --data $(NAME) --run $(NAME) --seed $(SEED)
+
+# In a copy of its weights: the evaluation that came with them stays as it was, to compare with.
+evaluate-pretrained: .venv/installed-video
+	mkdir -p artifacts/pretrained-again
+	cp -R artifacts/pretrained/world artifacts/pretrained/policy artifacts/pretrained-again/
+	$(BIN)/dreamer evaluate --run pretrained-again --tracks 100 --video
 
 # Two test processes of one thread each: on two cores, more would only wait for each other.
 test: .venv/installed-dev

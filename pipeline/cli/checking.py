@@ -1,4 +1,4 @@
-"""Looking at what is there."""
+"""What passes from one person to another: checking it, and making a copy of a run to pass on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Annotated
 import typer
 
 from .. import console
-from .options import app, examples
+from ..artifacts import Run
+from .looking import OneRun
+from .options import Fresh, Shared, Yes, allow_replacing, app, examples
+
+Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the whole traceback of an error.")]
 
 
 @app.command(epilog=examples("dreamer verify artifacts/demo", "dreamer verify data/demo --json"))
 def verify(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a data set or a run.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print the findings as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the whole traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Check a data set or a run from end to end: every episode, checksum and weight. Exit code 1 where one is wrong."""
     console.set_quiet(as_json)
@@ -41,3 +45,24 @@ def verify(
             console.say(f"Sound: nothing is wrong with the {verdict.kind} {path}")
     if not verdict.sound:
         raise typer.Exit(1)
+
+
+@app.command(epilog=examples("dreamer export demo --to shared", "dreamer export demo --to shared --fresh --yes"))
+def export(
+    run: OneRun,
+    to: Annotated[
+        str, typer.Option("--to", metavar="NAME", help="Name of the copy, a folder in artifacts/.", show_default=False)
+    ],
+    fresh: Fresh = False,
+    yes: Yes = False,
+    debug: Debug = False,
+) -> None:
+    """Copy a fitted run to pass on: half the size, with a model card, and without what is private."""
+    copy = Run.named(to)
+    from ..lineage import find_run
+
+    found = find_run(run)
+    allow_replacing(Shared(), fresh, yes, copy.root)
+    from ..stages.export import export
+
+    export(found, to, fresh=fresh)
