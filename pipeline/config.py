@@ -317,10 +317,10 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         discrete and policy.gradient != "reinforce",
         "discrete actions have no gradient but policy.gradient = reinforce",
     )
-    wild = discrete and settings.collect.policy in ("bends", "brownian")
+    driver = settings.collect.policy
     yield (
-        wild,
-        f"collect.policy = {settings.collect.policy} draws continuous actions; choose mixture, smooth, sticky or uniform",
+        discrete and driver in ("bends", "brownian"),
+        f"collect.policy = {driver} draws continuous actions; choose mixture, smooth, sticky or uniform",
     )
     divided = model.deter % model.blocks == 0 and 4 * model.depth % model.blocks == 0
     pooled = model.encoder == "pooled" and not memoryless
@@ -366,6 +366,7 @@ VARIANTS: dict[str, Changes] = {
     "laptop": {},
     "v1": {
         "model": {
+            "mirror": False,
             "cell": "plain",
             "latent": "gaussian",
             "encoder": "strided",
@@ -414,6 +415,7 @@ VARIANTS: dict[str, Changes] = {
     },
     "v2": {
         "model": {
+            "mirror": False,
             "encoder": "strided",
             "norm": "none",
             "activation": "elu",
@@ -465,6 +467,7 @@ VARIANTS: dict[str, Changes] = {
     },
     "v3": {
         "model": {
+            "mirror": False,
             "cell": "blocks",
             "encoder": "pooled",
             "norm": "rms",

@@ -274,6 +274,32 @@ def weigh(promises: Sequence[Promise]) -> Trust:
     )
 
 
+def trust_horizon(drives: Sequence[tuple[Sequence[float], Sequence[float]]]) -> int | None:
+    """For how many decisions the dream may be trusted: until it has drifted past what is tolerated.
+
+    It has where the sums of dreamt and of real rewards differ by more than 20 % of the real one, and more than 5, each
+    as the mean of its size over the drives. Unlike `Trust.excess`, too much here and too little there do not cancel. A
+    drive counts as long as it goes on.
+
+    Args:
+        drives: dreamt and real rewards of the decisions after a state, one pair a drive.
+
+    Returns:
+        Decisions, all that were dreamt where it never drifts as far; None where there is no drive.
+    """
+    steps = max((min(len(dreamt), len(real)) for dreamt, real in drives), default=0)
+    if not steps:
+        return None
+    sums = np.full((2, len(drives), steps), np.nan)  # dreamt, real
+    for index, pair in enumerate(drives):
+        length = min(map(len, pair))
+        sums[:, index, :length] = np.cumsum([rewards[:length] for rewards in pair], 1)
+    dreamt, real = sums
+    error, size = np.nanmean(np.abs(dreamt - real), 0), np.nanmean(np.abs(real), 0)
+    drifted = error > np.maximum(_TOLERATED_SHARE * size, _TOLERATED)
+    return int(drifted.argmax()) if drifted.any() else steps
+
+
 @dataclass(frozen=True)
 class Report:
     """An evaluation.
@@ -282,11 +308,13 @@ class Report:
         question: what was asked: tracks, kind of actions, seed, and the weights by content hash.
         scores: of every drive, by driver.
         promises: of the dream, by horizon.
+        trust_horizon: see the function; None where the dream was not asked, or by an earlier version.
     """
 
     question: dict[str, Any]
     scores: dict[str, list[EpisodeScore]]
     promises: dict[int, list[Promise]]
+    trust_horizon: int | None = None
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any], kind: type[EpisodeScore]) -> Self:
@@ -299,6 +327,7 @@ class Report:
             question,
             {driver: scores.validate_python(many["episodes"]) for driver, many in drives.items()},
             {horizon: promises.validate_python(many["tracks"]) for horizon, many in dream.items()},
+            TypeAdapter(Count | None).validate_python(tree.get("trust_horizon")),
         )
 
     @property
@@ -346,7 +375,8 @@ class Report:
             for horizon, trust in self.trusts.items()
         }
         differences = {driver: asdict(difference) for driver, difference in self.differences.items()}
-        parts = {"question": self.question, "drives": drives, "differences": differences, "dream": dream}
+        told = {"differences": differences, "dream": dream, "trust_horizon": self.trust_horizon}
+        parts = {"question": self.question, "drives": drives, **told}
         plain: dict[str, Any] = _finite(parts)
         return plain
 

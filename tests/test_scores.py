@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.envs.car_racing.scores import DriveScore
-from pipeline.scores import EpisodeScore, Promise, Report, ahead, compare, mean_interval, summarise, weigh
+from pipeline.scores import (
+    EpisodeScore,
+    Promise,
+    Report,
+    ahead,
+    compare,
+    mean_interval,
+    summarise,
+    trust_horizon,
+    weigh,
+)
 
 NUMBERS = st.floats(-200, 1000)
 SAMPLES = st.lists(NUMBERS, min_size=2, max_size=30)
@@ -121,6 +131,21 @@ def test_correlation() -> None:
     assert math.isnan(weigh(promises(*[(1.0, real) for _, real in tracks])).correlation)  # constant
 
 
+def test_trust_horizon_by_hand() -> None:
+    real = [10.0] * 10
+    assert trust_horizon([([11.0] * 10, real)]) == 10  # a tenth too much, for ever
+    assert trust_horizon([([13.0] * 10, real)]) == 1  # 3 of 10 are no more than 5, 6 of 20 more than 5 and 20 %
+    assert trust_horizon([([13.0] * 10, real), ([7.0] * 10, real)]) == 1  # too much and too little do not cancel
+    assert trust_horizon([([13.0] * 10, real), (real, real)]) == 10
+    late = [10.0] * 5 + [30.0] * 5
+    assert trust_horizon([(late, real)]) == 5  # 20 of 60
+    assert trust_horizon([(late, real[:4]), (real, real)]) == 10  # a drive that is over counts no more
+
+
+def test_nothing_dreamt_has_no_trust_horizon() -> None:
+    assert trust_horizon([]) is None and trust_horizon([([], [1.0])]) is None
+
+
 def test_report_as_json_is_strict_and_complete() -> None:
     scores = {"policy": [episode(5, 1000)], "random": [episode(-5, 1000)]}
     report = Report({"tracks": [1000]}, scores, {15: promises((1, 2)), 50: []})
@@ -135,7 +160,7 @@ def test_report_as_json_is_strict_and_complete() -> None:
 
 def test_a_report_survives_json() -> None:
     promises = {15: [Promise(1, 15, 60.0, 50.0), Promise(2, 15, 40.0, 45.5)]}
-    report = Report({"tracks": [1, 2]}, {"policy": [episode(1.5, 1), episode(2.5, 2)], "random": []}, promises)
+    report = Report({"tracks": [1, 2]}, {"policy": [episode(1.5, 1), episode(2.5, 2)], "random": []}, promises, 7)
     report.scores["random"] = [episode(-1.0, 1), episode(-2.0, 2, left_field=True)]
     assert Report.from_json(json.loads(json.dumps(report.as_json())), DriveScore) == report
 

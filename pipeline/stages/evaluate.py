@@ -43,7 +43,7 @@ from ..errors import InterruptedRunError, UsageError
 from ..locks import reading
 from ..processes import Interruption, cores
 from ..reading import read_json
-from ..scores import MAX_BYTES, EpisodeScore, Promise, Report, Scores, compare
+from ..scores import MAX_BYTES, EpisodeScore, Promise, Report, Scores, compare, trust_horizon
 from ..viewing.drive_film import film_drive, film_fps, pick
 from ..viewing.film import Film, Frame, write_film
 
@@ -176,11 +176,11 @@ def _of_all_processes(drives: dict[str, list[Drive]]) -> dict[str, list[Drive]]:
 def make_report(question: dict[str, Any], drives: Mapping[str, Sequence[Drive]]) -> Report:
     """Put scores and promises together."""
     promises: dict[int, list[Promise]] = {horizon: [] for horizon in HORIZONS}
-    for drive, horizon in itertools.product(drives[POLICY], HORIZONS):
-        if drive.dream_start is not None:
-            score, real = drive.score, drive.rewards[drive.dream_start :]
-            promises[horizon].append(compare(score.track, drive.dreamt, real, horizon, score.foreseeable))
-    return Report(question, {driver: [one.score for one in many] for driver, many in drives.items()}, promises)
+    asked = [(one.score, one.dreamt, one.rewards[one.dream_start :]) for one in drives[POLICY] if one.dreamt]
+    for (score, dreamt, real), horizon in itertools.product(asked, HORIZONS):
+        promises[horizon].append(compare(score.track, dreamt, real, horizon, score.foreseeable))
+    scores = {driver: [one.score for one in many] for driver, many in drives.items()}
+    return Report(question, scores, promises, trust_horizon([(dreamt, real) for _, dreamt, real in asked]))
 
 
 def milliseconds(drives: Mapping[str, Sequence[Drive]]) -> dict[str, float]:
@@ -233,6 +233,11 @@ def show(report: Report, thinking: Mapping[str, float] | None = None) -> None:
             for horizon, t in report.trusts.items()
         ],
     )
+    if report.trust_horizon is not None:
+        console.say(
+            f"Trust horizon: {report.trust_horizon} decisions; then dreamt and real rewards differ, drive by drive, by "
+            "more than 20 % and 5 points"
+        )
     if report.warning:
         console.warn(report.warning)
 

@@ -20,6 +20,7 @@ from ..learning.fitting import Plan, begun, fit, planned_updates
 from ..learning.policy_learner import PolicyLearner
 from ..learning.precision import resolve_precision
 from ..learning.watching import Watch
+from ..learning.world_learner import HORIZONS
 from ..locks import reading
 from ..models.actor_critic import Actor
 from ..models.checkpoints import LoadedWorld, load_world, save_actor, save_critic
@@ -90,7 +91,9 @@ def fit_policy(
             watches = _watches(learner.actor)
             plan = Plan("Fitting the policy", policy.updates, policy.save_every, settings.seed, _SHOWN, watches)
             manifest = fit(learner, plan, folder, manifest)
-            return distributed.once(lambda: _finish(learner, settings, folder, manifest))
+            manifest = distributed.once(lambda: _finish(learner, settings, folder, manifest))
+            console.say(_caution(source))
+            return manifest
 
 
 def _watches(actor: Actor) -> tuple[Watch, ...]:
@@ -154,3 +157,12 @@ def _finish(learner: PolicyLearner, settings: Settings, folder: StageFolder, man
         [[name, console.short(lines[0][name]), console.short(last[name])] for name in _TOLD],
     )
     return manifest
+
+
+def _caution(world: StageFolder) -> str:
+    """How far to believe what was imagined."""
+    horizon = HORIZONS[-1]
+    errors = [line.get(f"held_out/open_loop_reward_{horizon}") for line in console.read_lines(world.metrics)]
+    last = next((error for error in reversed(errors) if error is not None), None)
+    known = f"Over {horizon} decisions of recorded drives the dream's reward is off by {last:.1f}; " if last else ""
+    return f"{known}whether it comes true for this policy, only `dreamer evaluate` tells"

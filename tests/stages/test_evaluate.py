@@ -328,14 +328,18 @@ def test_drives_too_short_to_dream_of_are_left_out() -> None:
     job, garage = Job(POLICY, 1000), Garage(Path(), "", "", "uniform")
     long, short = short_drive(job, garage), Drive(short_drive(job, garage).score, (1.0,))
     assert [len(many) for many in make_report({}, {POLICY: [long, short]}).promises.values()] == [1, 1, 1]
+    assert make_report({}, {POLICY: [long, short]}).trust_horizon == 0
     assert make_report({}, {POLICY: [short]}).trusts == {}
+    assert make_report({}, {POLICY: [short]}).trust_horizon is None
 
 
 @pytest.mark.parametrize(("dreamt", "warned"), [(200.0, True), (90.0, False)])
 def test_a_flattering_dream_is_told(capsys: pytest.CaptureFixture[str], dreamt: float, warned: bool) -> None:
     episode = DriveScore(1000, 100.0, 250, 30, 300, lap_finished=False, left_field=False, truncated=True)
     promises = [Promise(track, 50, dreamt + track, 100.0 + track) for track in range(3)]
-    show(Report({"list": "report", "tracks": [1000], "actions": "deterministic"}, {POLICY: [episode]}, {50: promises}))
-    error = capsys.readouterr().err
+    question = {"list": "report", "tracks": [1000], "actions": "deterministic"}
+    show(Report(question, {POLICY: [episode]}, {50: promises}, 31))
+    said, error = capsys.readouterr()
+    assert "Trust horizon: 31 decisions" in said
     assert ("The dream flatters: over 50 decisions it promises 201 where 101 comes" in error) is warned
     assert bool(error) is warned
