@@ -64,18 +64,18 @@ class ViewSettings(Section):
         return arguments
 
 
-RandomPolicyName = Literal["mixture", "bends", "smooth", "sticky", "brownian", "uniform"]
+RandomPolicyName = Literal["mixture", "smooth", "sticky", "brownian", "uniform"]
 
 
 class CollectSettings(Section):
     """Acting at random."""
 
-    decisions: int = Field(200_000, ge=1, le=100_000_000, description="decisions to record, at least")
+    decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
-        8, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
+        10, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
     )
-    limit: int = Field(100, ge=1, le=1000, description="longest episode, decisions")
+    limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
     actions: Literal["stochastic", "deterministic"] = Field(
         "stochastic", description="how a run's policy drives (`--policy artifacts/RUN`): actions drawn, or their mean"
     )
@@ -177,7 +177,7 @@ class WorldSettings(Section):
 class PolicySettings(Section):
     """How the actor and the critic are fitted, in imagination alone."""
 
-    updates: int = Field(3000, ge=1, le=10_000_000, description="gradient updates")
+    updates: int = Field(1000, ge=1, le=10_000_000, description="gradient updates")
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     carry: float = Field(
@@ -317,11 +317,8 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         discrete and policy.gradient != "reinforce",
         "discrete actions have no gradient but policy.gradient = reinforce",
     )
-    driver = settings.collect.policy
-    yield (
-        discrete and driver in ("bends", "brownian"),
-        f"collect.policy = {driver} draws continuous actions; choose mixture, smooth, sticky or uniform",
-    )
+    wild = discrete and settings.collect.policy == "brownian"
+    yield wild, "collect.policy = brownian draws continuous actions; choose mixture, smooth, sticky or uniform"
     divided = model.deter % model.blocks == 0 and 4 * model.depth % model.blocks == 0
     pooled = model.encoder == "pooled" and not memoryless
     yield (
@@ -353,6 +350,7 @@ STAGE_SECTIONS = {
 Changes = dict[str, dict[str, Any]]
 
 _AS_PUBLISHED: dict[str, Any] = {
+    "updates": 3000,
     "carry": 0.0,
     "temperature": 1.0,
     "utility": "linear",
@@ -536,7 +534,7 @@ _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
     "model": {"mirror": False},
-    "policy": {"utility": "linear", "penalty": 1.0, "temperature": 1.0},
+    "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0, "temperature": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},

@@ -22,11 +22,6 @@ from ..random_policies import RandomPolicy
 from .actions import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, BRAKE, GAS, LEFT, NOTHING, RIGHT
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """A number between the bounds, as likely between 1 and 2 as between 2 and 4."""
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
 class Uniform(RandomPolicy):
     """An action drawn uniformly at each decision. Gas and brake cancel: the car crawls along the road."""
 
@@ -57,22 +52,28 @@ class Brownian(RandomPolicy):
 class Smooth(RandomPolicy):
     """Steering and gas that wander (Ornstein-Uhlenbeck processes) and some braking, anew for every episode.
 
+    Six episodes of ten are sprints, which steer gently and give more gas: what a driver who looks at nothing has to do
+    to be fast while still on the road, where a good driver will be. The others skid, stop and come back.
     Drawn for an episode, with rates and probabilities a decision:
 
-    - steering: rate U(.05, .5) back to straight on, standard deviation .05 to .9, log-uniform.
-    - gas: rate .1 to a target u^.7 with u from U(0, 1), standard deviation U(.05, .3); the target is drawn again with
-      probability .02, so that a car speeds up, coasts and speeds up.
+    - steering: rate U(.05, .5) back to straight on, standard deviation .01 to .12 in a sprint, else .05 to .9,
+      log-uniform.
+    - gas: rate .1 to a target u^.4 in a sprint, else u^.7, with u from U(0, 1), standard deviation U(.05, .3); the
+      target is drawn again with probability .02, so that a car speeds up, coasts and speeds up.
     - brake: begins with probability U(0, .08), at a strength U(.05, 1) (above .9 the wheels lock), ends with
       probability 1/2. Meanwhile there is no gas.
     """
 
     name = "smooth"
-    _GAS_RATE, _NEW_GAS, _BRAKE_ENDS = 0.1, 0.02, 0.5
+    _SPRINTS, _GAS_RATE, _NEW_GAS, _BRAKE_ENDS = 0.6, 0.1, 0.02, 0.5
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__(rng)
+        sprint = rng.random() < self._SPRINTS
+        least, most = (0.01, 0.12) if sprint else (0.05, 0.9)
         self._steer_rate = rng.uniform(0.05, 0.5)
-        self._steer_deviation = log_uniform(rng, 0.05, 0.9)
+        self._steer_deviation = math.exp(rng.uniform(math.log(least), math.log(most)))
+        self._gas_power = 0.4 if sprint else 0.7
         self._gas_deviation = rng.uniform(0.05, 0.3)
         self._brake_begins = rng.uniform(0.0, 0.08)
         self._steer, self._brake = 0.0, 0.0
@@ -94,60 +95,12 @@ class Smooth(RandomPolicy):
         return np.array([self._steer, 0.0 if self._brake else self._gas, self._brake], dtype=np.float32)
 
     def _draw_gas(self) -> float:
-        return float(self._rng.uniform() ** 0.7)
+        return float(self._rng.uniform() ** self._gas_power)
 
     def _wander(self, value: float, mean: float, rate: float, deviation: float) -> float:
         """One step of the process whose stationary standard deviation is `deviation`, whatever the rate."""
         noise = deviation * math.sqrt(1.0 - (1.0 - rate) ** 2)
         return value + rate * (mean - value) + noise * float(self._rng.normal())
-
-
-class Bends(RandomPolicy):
-    """Straight on, a bend of one radius, straight on: what a road is made of, and now and then what this road is.
-
-    A driver who looks at nothing has to steer little and seldom to be fast while still on the road, where a good driver
-    will be. Drawn for an episode:
-
-    - how many decisions a straight lasts on average, 4 to 25, and a bend, 3 to 20, both log-uniform; each one's own
-      length is geometric around that.
-    - gas: u^.4 with u from U(0, 1), plus N(0, .1) a decision; in bends less by a share of U(0, .5).
-    - brake: before a bend with probability U(0, .3), at a strength U(.05, .8), ends with probability 1/2 a decision.
-      Meanwhile there is no gas.
-
-    Drawn for a bend: steering of .015 to .15, log-uniform, as likely to the left as to the right. N(0, .02) is added at
-    each decision. After one bend in three the gas is drawn again.
-    """
-
-    name = "bends"
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        super().__init__(rng)
-        self._bend_begins = 1 / log_uniform(rng, 4.0, 25.0)
-        self._bend_ends = 1 / log_uniform(rng, 3.0, 20.0)
-        self._gas = self._draw_gas()
-        self._lift = rng.uniform(0.0, 0.5)
-        self._brakes = rng.uniform(0.0, 0.3)
-        self._steer, self._brake = 0.0, 0.0
-
-    def __call__(self) -> NDArray[np.float32]:
-        """Drive on for one decision."""
-        rng = self._rng
-        if self._brake > 0.0 and rng.random() < 0.5:
-            self._brake = 0.0
-        if self._steer == 0.0 and rng.random() < self._bend_begins:
-            self._steer = log_uniform(rng, 0.015, 0.15) * float(rng.choice((-1.0, 1.0)))
-            self._brake = rng.uniform(0.05, 0.8) if rng.random() < self._brakes else 0.0
-        elif self._steer != 0.0 and rng.random() < self._bend_ends:
-            self._steer = 0.0
-            if rng.random() < 1 / 3:
-                self._gas = self._draw_gas()
-        gas = self._gas * (1.0 - self._lift * (self._steer != 0.0)) + 0.1 * rng.normal()
-        steer = self._steer + 0.02 * rng.normal()
-        action = steer, 0.0 if self._brake else gas, self._brake
-        return np.clip(action, ACTION_LOW, ACTION_HIGH).astype(np.float32)
-
-    def _draw_gas(self) -> float:
-        return float(self._rng.uniform() ** 0.4)
 
 
 class UniformChoice(RandomPolicy):
@@ -176,7 +129,7 @@ class Sticky(RandomPolicy):
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__(rng)
         self._draw_again = math.exp(-rng.uniform(0.0, math.log(5.0)))
-        steer = log_uniform(rng, 0.02, 0.6)
+        steer = math.exp(rng.uniform(math.log(0.02), math.log(0.6)))
         brake = (1 - steer) * rng.uniform(0.0, 0.08)
         gas = (1 - steer - brake) * (1 - 0.9 * rng.uniform() ** 3)
         self._likelihoods = np.zeros(len(ACTION_NAMES))
@@ -197,13 +150,13 @@ class Sticky(RandomPolicy):
 
 _Shares = Sequence[tuple[type[RandomPolicy], float]]
 
-_SHARES: _Shares = ((Bends, 0.75), (Smooth, 0.23), (Brownian, 0.01), (Uniform, 0.01))
+_SHARES: _Shares = ((Smooth, 0.96), (Brownian, 0.03), (Uniform, 0.01))
 _DISCRETE_SHARES: _Shares = ((Sticky, 0.97), (UniformChoice, 0.03))
 """Of the episodes of `mixture`. Drives that crawl stay on the road and last: of the decisions it is more."""
 
 
 def mixture(rng: np.random.Generator, shares: _Shares = _SHARES) -> RandomPolicy:
-    """Draw one of the other policies for an episode."""
+    """Draw one of the other policies for an episode: mostly `smooth`."""
     kinds, likelihoods = zip(*shares, strict=True)
     return kinds[rng.choice(len(kinds), p=likelihoods)](rng)  # type: ignore[no-any-return]
 
@@ -214,7 +167,6 @@ POLICIES: _Policies = {
     Uniform.name: Uniform,
     Brownian.name: Brownian,
     Smooth.name: Smooth,
-    Bends.name: Bends,
     "mixture": mixture,
 }
 """By name, where actions are continuous."""

@@ -35,11 +35,11 @@ def test_episodes_differ(name: str) -> None:
 
 
 def test_the_name_is_that_of_the_process_drawn() -> None:
-    for name in ("uniform", "brownian", "smooth", "bends"):
+    for name in ("uniform", "brownian", "smooth"):
         assert make_policy(name, np.random.default_rng(0)).name == name
     drawn = Counter(make_policy("mixture", np.random.default_rng(seed)).name for seed in range(1000))
-    assert set(drawn) == {"uniform", "brownian", "smooth", "bends"}
-    assert 700 < drawn["bends"] < 800 and 180 < drawn["smooth"] < 280
+    assert set(drawn) == {"uniform", "brownian", "smooth"}
+    assert drawn["smooth"] > 900
 
 
 def test_uniform_covers_the_box() -> None:
@@ -63,25 +63,9 @@ def test_smooth_is_smooth_starts_straight_and_brakes_now_and_then() -> None:
     assert abs(steer.mean()) < 0.03  # neither left nor right
     spread = steer.std(axis=1)
     assert spread.min() < 0.05 and spread.max() > 0.6  # gentle and wild episodes
-    assert gas.mean(axis=1).min() < 0.2 and gas.mean(axis=1).max() > 0.85
+    assert gas.mean(axis=1).min() < 0.15 and gas.mean(axis=1).max() > 0.85
     assert 0.02 < (brake > 0).mean() < 0.15
     assert brake[brake > 0].min() >= 0.05 and (brake > 0.9).any()
-    assert (gas[brake > 0] == 0).all()  # one foot
-
-
-def test_bends_have_one_radius_each_and_straights_between_them() -> None:
-    drives = np.array([drive("bends", seed, 100) for seed in range(300)])  # (episodes, decisions, 3)
-    steer, gas, brake = np.moveaxis(drives, 2, 0)
-    assert abs(steer.mean()) < 0.01  # neither left nor right
-    assert np.abs(steer).max() < 0.3  # never as far as it skids
-    lasting = np.lib.stride_tricks.sliding_window_view(steer, 8, axis=1).mean(axis=2)  # of eight decisions, the mean
-    within = np.abs(lasting) > 0.07
-    assert 0.03 < within.mean() < 0.2 and (np.abs(lasting) < 0.02).mean() > 0.3  # some bend, more go straight on
-    noise = np.lib.stride_tricks.sliding_window_view(steer, 8, axis=1).std(axis=2)[within]
-    assert np.median(noise) < 0.04  # steering is held in a bend
-    average = gas.mean(axis=1)
-    assert average.min() < 0.15 and np.median(average) > 0.5  # most are fast
-    assert 0.002 < (brake > 0).mean() < 0.04 and brake[brake > 0].min() >= 0.05 and brake.max() <= 0.8
     assert (gas[brake > 0] == 0).all()  # one foot
 
 
