@@ -556,6 +556,7 @@ PRESETS: dict[str, Changes] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
+        "model": {"mirror": False},  # which makes twice as much to learn: in so few updates too much
         "world": {"updates": 2800},
         "policy": {"updates": 600, "slow_rate": 0.1},
         "evaluate": {"tracks": 20},
