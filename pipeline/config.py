@@ -70,10 +70,14 @@ RandomPolicyName = Literal["mixture", "smooth", "sticky", "brownian", "uniform"]
 class CollectSettings(Section):
     """Acting at random."""
 
-    decisions: int = Field(150_000, ge=1, le=100_000_000, description="decisions to record, at least")
+    decisions: int = Field(200_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
-        10, ge=1, le=1000, description="decisions from the last wheel leaving the road to the end of CarRacing's drive"
+        10,
+        ge=1,
+        le=1000,
+        description="decisions from the last wheel leaving the road to the end of CarRacing's drive; of one drive in "
+        "ten, six times as many",
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")
     actions: Literal["stochastic", "deterministic"] = Field(

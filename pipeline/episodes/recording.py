@@ -19,6 +19,9 @@ from ..envs.view import AgentView, Step
 from ..randomness import Stream, numpy_stream
 from .episode import Episode
 
+_PATIENT, _TIMES = 0.1, 6
+"""Share of the episodes that may be lost so many times as long: else no model sees that grass stays grass."""
+
 
 def record_episode(settings: Settings, number: int) -> Episode:
     """Record an episode of acting at random.
@@ -32,6 +35,7 @@ def record_episode(settings: Settings, number: int) -> Episode:
     """
     view = kept_view(settings.view)
     rng = numpy_stream(settings.seed, Stream.RANDOM_POLICY, number)
+    patient = rng.random() < _PATIENT
     policy = adapter_of(settings.view.env).random_policy(settings.collect.policy, rng, view.actions)
     seed = episode_seed(settings.seed, number)
     wanted = settings.collect
@@ -40,7 +44,7 @@ def record_episode(settings: Settings, number: int) -> Episode:
         lambda _: policy(),
         seed,
         policy=policy.name,
-        patience=wanted.patience,
+        patience=wanted.patience * (_TIMES if patient else 1),
         limit=wanted.limit,
         truth=wanted.truth,
     )

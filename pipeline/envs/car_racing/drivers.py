@@ -61,11 +61,15 @@ class Smooth(RandomPolicy):
     - gas: rate .1 to a target u^.4 in a sprint, else u^.7, with u from U(0, 1), standard deviation U(.05, .3); the
       target is drawn again with probability .02, so that a car speeds up, coasts and speeds up.
     - brake: begins with probability U(0, .08), at a strength U(.05, 1) (above .9 the wheels lock), ends with
-      probability 1/2. Meanwhile there is no gas.
+      probability 1/2, or for one in five 1/20, long enough to stand. Every other time the foot stays on the gas.
+
+    A car held by its brake, at a bend, askew, the wheel at full lock: where that is rare in the data, a standing car is
+    in a dream much as at the start of an episode, about to drive off, and a policy rests there, foot on the brake.
     """
 
     name = "smooth"
-    _SPRINTS, _GAS_RATE, _NEW_GAS, _BRAKE_ENDS = 0.6, 0.1, 0.02, 0.5
+    _SPRINTS, _GAS_RATE, _NEW_GAS = 0.6, 0.1, 0.02
+    _LONG, _LONG_ENDS, _SHORT_ENDS, _BOTH = 0.2, 0.05, 0.5, 0.5
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__(rng)
@@ -76,7 +80,7 @@ class Smooth(RandomPolicy):
         self._gas_power = 0.4 if sprint else 0.7
         self._gas_deviation = rng.uniform(0.05, 0.3)
         self._brake_begins = rng.uniform(0.0, 0.08)
-        self._steer, self._brake = 0.0, 0.0
+        self._steer, self._brake, self._brake_ends, self._both = 0.0, 0.0, 1.0, False
         self._gas = self._gas_target = self._draw_gas()
 
     def __call__(self) -> NDArray[np.float32]:
@@ -86,13 +90,16 @@ class Smooth(RandomPolicy):
         if rng.random() < self._NEW_GAS:
             self._gas_target = self._draw_gas()
         self._gas = self._wander(self._gas, self._gas_target, self._GAS_RATE, self._gas_deviation)
-        if self._brake > 0.0 and rng.random() < self._BRAKE_ENDS:
+        if self._brake > 0.0 and rng.random() < self._brake_ends:
             self._brake = 0.0
         elif self._brake == 0.0 and rng.random() < self._brake_begins:
             self._brake = rng.uniform(0.05, 1.0)
+            self._brake_ends = self._LONG_ENDS if rng.random() < self._LONG else self._SHORT_ENDS
+            self._both = rng.random() < self._BOTH
         # What would leave the bounds stays on them: held inside, a process is not lost far outside.
         self._steer, self._gas = float(np.clip(self._steer, -1.0, 1.0)), float(np.clip(self._gas, 0.0, 1.0))
-        return np.array([self._steer, 0.0 if self._brake else self._gas, self._brake], dtype=np.float32)
+        gas = self._gas if self._both or not self._brake else 0.0
+        return np.array([self._steer, gas, self._brake], dtype=np.float32)
 
     def _draw_gas(self) -> float:
         return float(self._rng.uniform() ** self._gas_power)
