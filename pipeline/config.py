@@ -191,7 +191,7 @@ class PolicySettings(Section):
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
     )
     temperature: float = Field(
-        1.3, gt=0, le=10, description="of the imagined states; above 1, less sure of what comes than the model is"
+        1.0, gt=0, le=10, description="of the imagined states; above 1, less sure of what comes than the model is"
     )
     utility: Literal["linear", "symlog"] = Field(
         "symlog", description="what is summed up: the reward as it is, or its symlog, to which twice is less than twice"
@@ -356,7 +356,6 @@ Changes = dict[str, dict[str, Any]]
 _AS_PUBLISHED: dict[str, Any] = {
     "updates": 3000,
     "carry": 0.0,
-    "temperature": 1.0,
     "utility": "linear",
     "penalty": 0.0,
     "anneal": 0.0,
@@ -538,7 +537,7 @@ _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
     "model": {"mirror": False},
-    "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0, "temperature": 1.0},
+    "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},

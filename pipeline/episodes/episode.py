@@ -159,10 +159,9 @@ class Batch:
 
     def mirrored(self, mirror: Mirror | None, numbers: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The same batch with the sequences of even numbers, (B,), seen in a mirror, where there is one."""
-        chosen = np.flatnonzero(np.asarray(numbers) % 2 == 0)
-        if mirror is None or not len(chosen):
+        even = (np.asarray(numbers) % 2 == 0).tolist()
+        if mirror is None or not any(even):
             return self
-        even = torch.from_numpy(chosen).to(self.action.device, non_blocking=True)  # no mask, which a GPU is waited for
         observation, action = self.observation.clone(), self.action.clone()
         observation[even], action[even] = mirror(observation[even], action[even])
         return replace(self, observation=observation, action=action)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.config import ViewSettings, resolve
 from pipeline.envs.car_racing.drivers import make_policy
 from pipeline.envs.tracks import episode_seed
 from pipeline.envs.view import Step
+from pipeline.episodes import recording
 from pipeline.episodes.recording import record, record_episode
 from pipeline.randomness import Stream, numpy_stream
 
@@ -81,6 +83,7 @@ def test_discrete_actions_are_recorded_as_numbers() -> None:
     settings = resolve("tiny", values=[("collect.limit", 12), ("view.continuous", False)])
     episode = record_episode(settings, 1)
     rng = numpy_stream(0, Stream.RANDOM_POLICY, 1)
+    rng.random()  # whether the episode may stay lost
     policy = make_policy("mixture", rng, continuous=False)
     assert episode.actions.dtype == np.int64
     assert episode.actions.tolist() == [policy() for _ in range(12)]
@@ -112,6 +115,13 @@ def test_ends(view: Script, length: int, terminated: bool) -> None:
 def test_without_patience_or_limit_the_environment_alone_ends_it() -> None:
     view = Script([4] + [0] * 299, truncated_at=300)
     assert len(record(view, Counting(), 0, policy="counting")) == 300  # type: ignore[arg-type]
+
+
+def test_one_episode_in_ten_may_stay_lost_six_times_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = resolve("tiny", values=[("collect.patience", 7)])
+    monkeypatch.setattr(recording, "record", lambda *_, patience, **__: patience)
+    patience = Counter(record_episode(settings, number) for number in range(500))
+    assert set(patience) == {7, 42} and 30 < patience[42] < 70  # type: ignore[comparison-overlap]
 
 
 def test_an_episode_depends_on_settings_and_number_alone() -> None:
