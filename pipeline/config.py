@@ -76,7 +76,7 @@ class CollectSettings(Section):
         10,
         ge=1,
         le=1000,
-        description="decisions from the last wheel leaving the road to the end of CarRacing's drive; of one drive in "
+        description="decisions from the last wheel leaving the road to the end of CarRacing's drive; in one drive in "
         "ten, six times as many",
     )
     limit: int = Field(250, ge=1, le=1000, description="longest episode, decisions")

@@ -20,7 +20,7 @@ from ..randomness import Stream, numpy_stream
 from .episode import Episode
 
 _PATIENT, _TIMES = 0.1, 6
-"""Share of the episodes that may be lost so many times as long: else no model sees that grass stays grass."""
+"""Share of the episodes with more patience, and how many times as much: else no model sees that grass stays grass."""
 
 
 def record_episode(settings: Settings, number: int) -> Episode:

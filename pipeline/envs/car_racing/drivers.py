@@ -61,7 +61,7 @@ class Smooth(RandomPolicy):
     - gas: rate .1 to a target u^.4 in a sprint, else u^.7, with u from U(0, 1), standard deviation U(.05, .3); the
       target is drawn again with probability .02, so that a car speeds up, coasts and speeds up.
     - brake: begins with probability U(0, .08), at a strength U(.05, 1) (above .9 the wheels lock), ends with
-      probability 1/2, or for one in five 1/20, long enough to stand. Every other time the foot stays on the gas.
+      probability 1/2, or for one in five 1/20, long enough to stand. With probability 1/2 the foot stays on the gas.
 
     A car held by its brake, at a bend, askew, the wheel at full lock: where that is rare in the data, a standing car is
     in a dream much as at the start of an episode, about to drive off, and a policy rests there, foot on the brake.

@@ -67,8 +67,8 @@ def test_smooth_is_smooth_starts_straight_and_brakes_now_and_then() -> None:
     assert 0.05 < (brake > 0).mean() < 0.25
     assert brake[brake > 0].min() >= 0.05 and (brake > 0.9).any()
     assert 0.3 < (gas[brake > 0] == 0).mean() < 0.7  # now one foot, now both
-    stands = [len(run) for drive in brake > 0 for run in "".join("01"[int(on)] for on in drive).split("0") if run]
-    assert np.median(stands) <= 3 and np.mean(np.array(stands) > 20) > 0.03  # taps, and some hold until it stands
+    brakes = [len(run) for drive in brake > 0 for run in "".join("01"[int(on)] for on in drive).split("0") if run]
+    assert np.median(brakes) <= 3 and np.mean(np.array(brakes) > 20) > 0.03  # taps, and some hold until it stands
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
