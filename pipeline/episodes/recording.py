@@ -19,7 +19,7 @@ from ..envs.view import AgentView, Step
 from ..randomness import Stream, numpy_stream
 from .episode import Episode
 
-_PATIENT, _TIMES = 0.1, 6
+PATIENT_SHARE, PATIENT_TIMES = 0.1, 6
 """Share of the episodes with more patience, and how many times as much: else no model sees that grass stays grass."""
 
 
@@ -35,7 +35,7 @@ def record_episode(settings: Settings, number: int) -> Episode:
     """
     view = kept_view(settings.view)
     rng = numpy_stream(settings.seed, Stream.RANDOM_POLICY, number)
-    patient = rng.random() < _PATIENT
+    patient = rng.random() < PATIENT_SHARE
     policy = adapter_of(settings.view.env).random_policy(settings.collect.policy, rng, view.actions)
     seed = episode_seed(settings.seed, number)
     wanted = settings.collect
@@ -44,7 +44,7 @@ def record_episode(settings: Settings, number: int) -> Episode:
         lambda _: policy(),
         seed,
         policy=policy.name,
-        patience=wanted.patience * (_TIMES if patient else 1),
+        patience=wanted.patience * (PATIENT_TIMES if patient else 1),
         limit=wanted.limit,
         truth=wanted.truth,
     )

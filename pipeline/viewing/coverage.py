@@ -22,6 +22,7 @@ from ..artifacts import atomic_path
 from ..config import CAR_RACING
 from ..envs.car_racing.actions import ACTION_NAMES, GAS, LEFT, RIGHT
 from ..episodes.episode import Decisions
+from ..episodes.recording import PATIENT_TIMES
 from ..episodes.store import EpisodeStore
 
 FIGURE = "coverage.png"
@@ -266,8 +267,8 @@ def _end(episode: Decisions, patience: int | None) -> str:
         return LAP if episode.infos["lap_finished"][-1] else OFF_FIELD
     if patience is None:
         return LIMIT
-    last = episode.infos["on_road"][-patience:]
-    return OFF_ROAD if len(last) == patience and not last.any() else LIMIT
+    lost = int((np.cumsum(episode.infos["on_road"][::-1]) == 0).sum())  # decisions in a row, to the end
+    return OFF_ROAD if lost in (patience, PATIENT_TIMES * patience) else LIMIT
 
 
 def report(store: EpisodeStore) -> Coverage:

@@ -96,6 +96,20 @@ def store_path(tmp_path: Path) -> Path:
     return tmp_path / "x"
 
 
+@pytest.mark.parametrize(
+    ("wheels", "end"),
+    [([4] + [0] * 2, OFF_ROAD), ([4] + [0] * 12, OFF_ROAD), ([4] + [0] * 5, LIMIT), ([4, 4], LIMIT), ([4, 0], LIMIT)],
+)
+def test_a_drive_with_more_patience_is_lost_later(tmp_path: Path, wheels: list[int], end: str) -> None:
+    with EpisodeStore.create(
+        tmp_path / "x", _origin(continuous=True).model_copy(update={"patience": 2, "limit": 20})
+    ) as writer:
+        writer.append(_episode(wheels))
+    with EpisodeStore.open(tmp_path / "x") as store:
+        coverage = measure(store)
+    assert isinstance(coverage, DriveCoverage) and coverage.ends == Counter({end: 1})
+
+
 def test_measure(store_path: Path) -> None:
     with EpisodeStore.open(store_path) as store:
         coverage = measure(store)
