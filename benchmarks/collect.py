@@ -25,6 +25,7 @@ from pipeline.envs.car_racing.drivers import POLICIES, make_policy
 from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.envs.tracks import episode_seed
 from pipeline.envs.view import AgentView
+from pipeline.episodes.recording import record
 
 WHOLE = 96  # pixels: the observation is compared before it is made smaller
 TURN = 11  # decisions
@@ -99,9 +100,9 @@ def measure(view: AgentView, stock: gymnasium.Env[np.ndarray, Action], args: arg
     for episode in range(args.episodes):
         policy = make_policy(args.policy, np.random.default_rng([args.seed, episode]))
         track = episode_seed(args.seed, episode)
+        actions = list(record(view, policy, track, policy=policy.name, limit=args.decisions).actions)
         tally.compare(view.reset(track).transpose(1, 2, 0), stock.reset(seed=track)[0])
-        actions = [policy() for _ in range(args.decisions)]
-        for first in range(0, args.decisions, TURN):
+        for first in range(0, len(actions), TURN):
             turn = actions[first : first + TURN]
             both = drive(ours, turn, tally.ours), drive(theirs, turn, tally.stock)
             for one, other in zip(*both, strict=True):

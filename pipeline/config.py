@@ -64,7 +64,7 @@ class ViewSettings(Section):
         return arguments
 
 
-RandomPolicyName = Literal["mixture", "smooth", "sticky", "brownian", "uniform"]
+RandomPolicyName = Literal["mixture", "smooth", "glance", "sticky", "brownian", "uniform"]
 
 
 class CollectSettings(Section):
@@ -321,8 +321,9 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         discrete and policy.gradient != "reinforce",
         "discrete actions have no gradient but policy.gradient = reinforce",
     )
-    wild = discrete and settings.collect.policy == "brownian"
-    yield wild, "collect.policy = brownian draws continuous actions; choose mixture, smooth, sticky or uniform"
+    wild = settings.collect.policy
+    unfit = discrete and wild in ("brownian", "glance")
+    yield unfit, f"collect.policy = {wild} draws continuous actions; choose mixture, smooth, sticky or uniform"
     divided = model.deter % model.blocks == 0 and 4 * model.depth % model.blocks == 0
     pooled = model.encoder == "pooled" and not memoryless
     yield (

@@ -26,6 +26,7 @@ from .config import CAR_RACING, PlannerSettings, Settings
 from .envs import adapter_of, kept_view
 from .envs.actions import Action, Actions
 from .envs.adapter import Adapter
+from .envs.random_policies import RandomPolicy
 from .envs.tracks import episode_seed
 from .envs.view import AgentView, Step
 from .episodes.episode import Episode
@@ -202,24 +203,34 @@ def make_driver(garage: Garage, job: Job) -> Driver:
         return planning.act
     interface = agent.world.interface
     if job.driver == RANDOM:
-        rng = numpy_stream(garage.seed, Stream.BASELINE, job.track)
-        actions = Actions(interface.low, interface.high, interface.discrete)
-        policy = adapter.random_policy(garage.random_policy, rng, actions)
-        return lambda _: policy()
+        return _random_policy(garage, job.track)
     always = adapter.baselines(discrete=interface.discrete)[job.driver]
     return lambda _: always
+
+
+def _random_policy(garage: Garage, track: int) -> RandomPolicy:
+    """Who acts at random there."""
+    interface = agent_of(garage).world.interface
+    rng = numpy_stream(garage.seed, Stream.BASELINE, track)
+    actions = Actions(interface.low, interface.high, interface.discrete)
+    return adapter_to(garage).random_policy(garage.random_policy, rng, actions)
+
+
+def _looks(garage: Garage, job: Job) -> bool:
+    """Whether that driver looks at pictures."""
+    return job.driver in (POLICY, PLANNER) or (job.driver == RANDOM and _random_policy(garage, job.track).looks)
 
 
 def drive(garage: Garage, job: Job) -> Drive:
     """Do one drive; where the policy drives, also ask the dream what it expects, once the agent has seen enough.
 
-    The other drivers look at nothing, and nothing is drawn for them.
+    Where a driver looks at nothing, nothing is drawn for it.
     """
     settings = agent_of(garage).world.interface.view
     dream_start = adapter_to(garage).dream_start(settings.action_repeat)
     rewards: list[float] = []
     start: Latent | None = None
-    view = kept_view(settings, pictures=job.driver in (POLICY, PLANNER))
+    view = kept_view(settings, pictures=_looks(garage, job))
     timed = _Timed(make_driver(garage, job))
     for index, decision in enumerate(decisions(view, timed, job.track)):
         if job.driver == POLICY and index == dream_start:

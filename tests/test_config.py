@@ -72,6 +72,7 @@ def test_the_variants_differ_as_their_papers_do() -> None:
         ("v3", [("policy.starts", 100)], r"policy\.starts must be a multiple of policy\.replay_length"),
         ("v1", [("policy.horizon", 1)], r"policy\.horizon of at least 2"),
         ("laptop", [("view.continuous", False), ("collect.policy", "brownian")], "brownian draws continuous actions"),
+        ("laptop", [("view.continuous", False), ("collect.policy", "glance")], "glance draws continuous actions"),
         ("v3", [("model.depth", 5)], r"model\.encoder = pooled needs"),
     ],
 )

@@ -106,17 +106,28 @@ def test_random_driver_differs_by_track_and_seed_alone(request: pytest.FixtureRe
     assert actions(garage, 1000) != actions(other_seed, 1000)
 
 
+def drawn_drive(garage: Garage, job: Job) -> Drive:
+    """With every picture drawn."""
+    with CarRacingView() as view:
+        seen = [decision.step for decision in decisions(view, make_driver(garage, job), job.track)]
+        rewards = tuple(step.reward for step in seen)
+        return Drive(view.score(job.track, rewards, seen[-1]), rewards)
+
+
 @pytest.mark.parametrize("driver", [RANDOM, STRAIGHT])
 def test_drivers_who_look_at_nothing_drive_the_same_without_pictures(
     garage: Garage, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = Job(driver, 1001)
-    with CarRacingView() as view:
-        seen = [decision.step for decision in decisions(view, make_driver(garage, job), job.track)]
-        score = view.score(job.track, [step.reward for step in seen], seen[-1])
+    blind, job = replace(garage, random_policy="smooth"), Job(driver, 1001)
+    expected = drawn_drive(blind, job)
     monkeypatch.setattr(FastCarRacing, "_draw_state", lambda self: pytest.fail("drawn"))
     monkeypatch.setattr(FastCarRacing, "_first_picture", lambda self: pytest.fail("drawn"))
-    assert drive(garage, job) == Drive(score, tuple(step.reward for step in seen))
+    assert drive(blind, job) == expected
+
+
+def test_a_random_driver_who_looks_has_pictures(garage: Garage) -> None:
+    glancing, job = replace(garage, random_policy="glance"), Job(RANDOM, 1001)
+    assert drive(glancing, job) == drawn_drive(glancing, job)
 
 
 def test_a_stochastic_drive_does_not_depend_on_what_came_before(garage: Garage) -> None:

@@ -1,4 +1,4 @@
-"""Acting at random: no policy here looks at the picture, at the simulator, or at anything else.
+"""Acting at random: no policy here looks at the picture.
 
 What teaches a world model is not one long episode but many different ones: but for `uniform`, the process is drawn anew
 for every episode, and an action is held long enough to lead somewhere. CarRacing has drivers of its own.
@@ -17,21 +17,27 @@ from numpy.typing import NDArray
 from ..errors import UsageError, did_you_mean
 from .actions import Action, Actions
 
+Picture = NDArray[np.uint8]
+
 
 class RandomPolicy(ABC):
     """Who acts in one episode. Each call gives the next action: (A,) float32, or a number.
 
     Args:
-        rng: its only source of anything; actions depend on its state alone.
+        rng: its only source of anything: actions depend on its state, and on the picture where it looks at one.
+
+    Attributes:
+        looks: whether the observation matters, (3, S, S) uint8. Where it does not, any will do.
     """
 
     name: ClassVar[str]
+    looks: ClassVar[bool] = False
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
     @abstractmethod
-    def __call__(self) -> Action:
+    def __call__(self, observation: Picture) -> Action:
         """Return the action of the next decision, within its bounds, or one of the numbers."""
 
 
@@ -44,7 +50,7 @@ class Uniform(RandomPolicy):
         super().__init__(rng)
         self._actions = actions
 
-    def __call__(self) -> Action:
+    def __call__(self, _: Picture) -> Action:
         """Draw an action."""
         if self._actions.discrete:
             return int(self._rng.integers(len(self._actions)))
@@ -69,7 +75,7 @@ class Sticky(RandomPolicy):
         self._likelihoods = rng.dirichlet(np.ones(len(actions)))
         self._action = self._draw()
 
-    def __call__(self) -> Action:
+    def __call__(self, _: Picture) -> Action:
         """Return the present action and hold it, or draw another."""
         action = self._action
         if self._rng.random() < self._draw_again:
@@ -101,7 +107,7 @@ class Smooth(RandomPolicy):
         self._noise = deviation * np.sqrt(1.0 - (1.0 - self._rate) ** 2)  # which makes it stationary
         self._value = np.clip(rng.normal(self._mean, deviation), -1.0, 1.0)
 
-    def __call__(self) -> NDArray[np.float32]:
+    def __call__(self, _: Picture) -> NDArray[np.float32]:
         """Return the present action and wander on."""
         action = self._middle + self._half * self._value
         pull = self._rate * (self._mean - self._value)

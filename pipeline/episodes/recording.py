@@ -41,7 +41,7 @@ def record_episode(settings: Settings, number: int) -> Episode:
     wanted = settings.collect
     return record(
         view,
-        lambda _: policy(),
+        policy,
         seed,
         policy=policy.name,
         patience=wanted.patience * (PATIENT_TIMES if patient else 1),

@@ -7,6 +7,7 @@ from pipeline.envs.actions import Actions
 from pipeline.envs.random_policies import DISCRETE_POLICIES, POLICIES, make_policy
 from pipeline.errors import UsageError
 
+NOTHING_SEEN = np.empty((3, 0, 0), np.uint8)
 NUMBERS = Actions((-2.0, 0.0), (2.0, 10.0))
 CHOICES = Actions.one_of(5)
 ALL = [
@@ -17,7 +18,7 @@ ALL = [
 
 def act(name: str, actions: Actions, seed: int, decisions: int = 400) -> np.ndarray:
     policy = make_policy(name, np.random.default_rng(seed), actions)
-    return np.array([policy() for _ in range(decisions)])
+    return np.array([policy(NOTHING_SEEN) for _ in range(decisions)])
 
 
 @pytest.mark.parametrize(("name", "actions"), ALL)

@@ -35,9 +35,9 @@ def test_the_truth_is_recorded_beside_the_same_drive() -> None:
     rng.random()  # whether the episode may stay lost
     policy = make_policy("mixture", rng)
     with CarRacingView() as view:
-        view.reset(episode_seed(0, 3))
+        seen = view.reset(episode_seed(0, 3))
         for index in range(len(asked)):
-            view.step(policy())
+            seen = view.step(policy(seen)).observation
             assert asked.infos["yaw_rate"][index] == np.float32(view.truth["yaw_rate"])
             assert asked.infos["track_offset"][index] == np.float32(view.truth["track_offset"])
 

@@ -86,7 +86,7 @@ def test_discrete_actions_are_recorded_as_numbers() -> None:
     rng.random()  # whether the episode may stay lost
     policy = make_policy("mixture", rng, continuous=False)
     assert episode.actions.dtype == np.int64
-    assert episode.actions.tolist() == [policy() for _ in range(12)]
+    assert episode.actions.tolist() == [policy(seen) for seen in episode.observations[:-1]]
     continuous = record_episode(resolve("tiny", values=[("collect.limit", 12)]), 1)
     assert (continuous.seed, continuous.actions.shape) == (episode.seed, (12, 3))
     np.testing.assert_array_equal(continuous.observations[0], episode.observations[0])

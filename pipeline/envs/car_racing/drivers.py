@@ -1,9 +1,9 @@
-"""Random drivers: no policy here looks at the picture, at the simulator, or at anything else.
+"""Random drivers. Nobody here has learned anything, knows the simulator, or was chosen by how well he drives.
 
-A driver who looks at nothing leaves the road at the first or second bend and then sees grass. What teaches a
-world model is therefore not one long drive but many short and different ones: the process is drawn anew for
-every episode, from crawling to full gas and from straight on to full lock, and the episode is stopped some
-decisions after the car has left the road.
+A driver at random leaves the road at the first or second bend and then sees grass. What teaches a world model is
+therefore not one long drive but many short and different ones: the process is drawn anew for every episode, from
+crawling to full gas and from straight on to full lock, and the episode is stopped some decisions after the car has left
+the road. Who looks at nothing hardly gets round a bend; `Glance` looks, but does not know what at: at times, it does.
 
 Where actions are discrete, other drivers go by the same names.
 """
@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError, did_you_mean
-from ..random_policies import RandomPolicy
+from ..random_policies import Picture, RandomPolicy
 from .actions import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, BRAKE, GAS, LEFT, NOTHING, RIGHT
 
 
@@ -27,7 +28,7 @@ class Uniform(RandomPolicy):
 
     name = "uniform"
 
-    def __call__(self) -> NDArray[np.float32]:
+    def __call__(self, _: Picture) -> NDArray[np.float32]:
         """Draw an action."""
         return self._rng.uniform(ACTION_LOW, ACTION_HIGH).astype(np.float32)
 
@@ -42,7 +43,7 @@ class Brownian(RandomPolicy):
         super().__init__(rng)
         self._action = rng.uniform(ACTION_LOW, ACTION_HIGH)
 
-    def __call__(self) -> NDArray[np.float32]:
+    def __call__(self, _: Picture) -> NDArray[np.float32]:
         """Return the present action and walk on."""
         action = self._action
         self._action = np.clip(action + self._STEP * self._rng.normal(size=3), ACTION_LOW, ACTION_HIGH)
@@ -83,7 +84,7 @@ class Smooth(RandomPolicy):
         self._steer, self._brake, self._brake_ends, self._both = 0.0, 0.0, 1.0, False
         self._gas = self._gas_target = self._draw_gas()
 
-    def __call__(self) -> NDArray[np.float32]:
+    def __call__(self, _: Picture) -> NDArray[np.float32]:
         """Wander on for one decision."""
         rng = self._rng
         self._steer = self._wander(self._steer, 0.0, self._steer_rate, self._steer_deviation)
@@ -110,12 +111,54 @@ class Smooth(RandomPolicy):
         return value + rate * (mean - value) + noise * float(self._rng.normal())
 
 
+class Glance(Smooth):
+    """`Smooth`, with a wheel that is turned by what is seen, too: by a random linear function of the picture.
+
+    Drawn for an episode:
+
+    - a weight for each of 8 x 8 areas and three colours, N(0, 1), the same for left and right but for the sign, so that
+      a mirrored picture turns the wheel the other way. Their norm is .2 to 2, log-uniform; the picture is on a
+      scale of -1 to 1.
+    - with probability U(0, .03) a decision the driver looks away and holds the wheel anywhere, U(-1, 1); he looks
+      again with probability 1/8.
+
+    Half of these drivers steer away from the road, most others make too little or too much of it, and one in fifty
+    follows it for a while: round bends, at speed, and back from where he was when he looked again.
+    """
+
+    name = "glance"
+    looks = True
+    _AREAS, _LEAST, _MOST = 8, 0.2, 2.0
+    _AWAY, _BACK = 0.03, 0.125
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
+        weights = rng.normal(size=(self._AREAS, self._AREAS, 3))
+        weights -= weights[:, ::-1]
+        norm = math.exp(rng.uniform(math.log(self._LEAST), math.log(self._MOST)))
+        self._weights = norm * weights / np.linalg.norm(weights)
+        self._looks_away = rng.uniform(0.0, self._AWAY)
+        self._held: float | None = None
+
+    def __call__(self, observation: Picture) -> NDArray[np.float32]:
+        """Wander on for one decision, and turn the wheel by what is seen, (3, S, S) uint8, too."""
+        action = super().__call__(observation)
+        if self._held is None and self._rng.random() < self._looks_away:
+            self._held = self._rng.uniform(-1.0, 1.0)
+        elif self._held is not None and self._rng.random() < self._BACK:
+            self._held = None
+        areas = cv2.resize(observation.transpose(1, 2, 0), (self._AREAS, self._AREAS), interpolation=cv2.INTER_AREA)
+        seen = float(np.sum(self._weights * (areas / 127.5 - 1.0)))
+        action[0] = np.clip(action[0] + seen, -1.0, 1.0) if self._held is None else self._held
+        return action
+
+
 class UniformChoice(RandomPolicy):
     """One of the five actions drawn at each decision, each as likely. It brakes as often as it speeds up: it crawls."""
 
     name = "uniform"
 
-    def __call__(self) -> int:
+    def __call__(self, _: Picture) -> int:
         """Draw an action."""
         return int(self._rng.integers(len(ACTION_NAMES)))
 
@@ -144,7 +187,7 @@ class Sticky(RandomPolicy):
         self._likelihoods[[NOTHING, GAS, BRAKE]] = 1 - steer - brake - gas, gas, brake
         self._action = self._draw()
 
-    def __call__(self) -> int:
+    def __call__(self, _: Picture) -> int:
         """Return the present action and hold it, or draw another."""
         action = self._action
         if self._rng.random() < self._draw_again:
@@ -157,13 +200,13 @@ class Sticky(RandomPolicy):
 
 _Shares = Sequence[tuple[type[RandomPolicy], float]]
 
-_SHARES: _Shares = ((Smooth, 0.96), (Brownian, 0.03), (Uniform, 0.01))
+_SHARES: _Shares = ((Glance, 0.64), (Smooth, 0.32), (Brownian, 0.03), (Uniform, 0.01))
 _DISCRETE_SHARES: _Shares = ((Sticky, 0.97), (UniformChoice, 0.03))
 """Of the episodes of `mixture`. Drives that crawl stay on the road and last: of the decisions it is more."""
 
 
 def mixture(rng: np.random.Generator, shares: _Shares = _SHARES) -> RandomPolicy:
-    """Draw one of the other policies for an episode: mostly `smooth`."""
+    """Draw one of the other policies for an episode, by these shares."""
     kinds, likelihoods = zip(*shares, strict=True)
     return kinds[rng.choice(len(kinds), p=likelihoods)](rng)  # type: ignore[no-any-return]
 
@@ -174,6 +217,7 @@ POLICIES: _Policies = {
     Uniform.name: Uniform,
     Brownian.name: Brownian,
     Smooth.name: Smooth,
+    Glance.name: Glance,
     "mixture": mixture,
 }
 """By name, where actions are continuous."""

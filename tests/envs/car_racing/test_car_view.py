@@ -19,6 +19,7 @@ from pipeline.envs.car_racing.drivers import make_policy
 from pipeline.envs.car_racing.view import TIME_LIMIT, CarRacingView
 from pipeline.envs.view import Step, shrink
 
+NOTHING_SEEN = np.empty((3, 0, 0), np.uint8)
 STRAIGHT = np.array([0.0, 0.5, 0.0], dtype=np.float32)
 
 
@@ -59,8 +60,19 @@ def test_steps_are_those_of_gymnasium_four_at_a_time(seed: int) -> None:
         np.testing.assert_array_equal(view.reset(seed), shrink(stock.reset(seed=seed)[0]))
         assert view.track_tiles == len(stock.unwrapped.track)
         for _ in range(40):
-            action = policy()
+            action = policy(NOTHING_SEEN)
             assert_same(view.step(action), stock_step(stock, action)[0])
+
+
+def test_visited_tiles_can_be_told_by_their_shade() -> None:
+    """Which fine inputs are for: ahead of the car are three shades of grey, behind it the darkest alone."""
+    with view_of() as view:
+        view.reset(1000)
+        for _ in range(30):
+            seen = view.step(STRAIGHT / 2).observation
+    ahead, behind = seen[:, 20:36, 31:33], seen[:, 53:56, 31:33]
+    assert set(np.unique(behind)) == {100}
+    assert ahead.min() == 100 and ahead.max() == 105 and ahead.mean() > 102
 
 
 def test_discrete_steps_are_those_of_gymnasium_four_at_a_time() -> None:
@@ -162,7 +174,7 @@ def test_without_pictures_all_else_is_the_same(continuous: bool) -> None:
             seeing._steps = blind._steps = 700 * (seed == 2)  # not to wait for it
             over = False
             while not over:
-                action = policy() if seed == 2 else STRAIGHT if continuous else GAS
+                action = policy(NOTHING_SEEN) if seed == 2 else STRAIGHT if continuous else GAS
                 one, other = seeing.step(action), blind.step(action)
                 assert replace(one, observation=other.observation) == other
                 assert other.observation.shape == (3, 0, 0)

@@ -12,11 +12,13 @@ from pipeline.envs.car_racing.drivers import DISCRETE_POLICIES, POLICIES, make_p
 from pipeline.errors import UsageError
 
 seeds = st.integers(0, 2**63 - 1)
+NOTHING_SEEN = np.empty((3, 0, 0), np.uint8)
 
 
 def drive(name: str, seed: int, decisions: int, *, continuous: bool = True) -> np.ndarray:
     policy = make_policy(name, np.random.default_rng(seed), continuous=continuous)
-    return np.array([policy() for _ in range(decisions)])
+    pictures = np.random.default_rng(1).integers(0, 256, (decisions, 3, 64, 64), np.uint8)
+    return np.array([policy(picture) for picture in pictures])
 
 
 @given(st.sampled_from(sorted(POLICIES)), seeds)
@@ -35,11 +37,11 @@ def test_episodes_differ(name: str) -> None:
 
 
 def test_the_name_is_that_of_the_process_drawn() -> None:
-    for name in ("uniform", "brownian", "smooth"):
+    for name in ("uniform", "brownian", "smooth", "glance"):
         assert make_policy(name, np.random.default_rng(0)).name == name
     drawn = Counter(make_policy("mixture", np.random.default_rng(seed)).name for seed in range(1000))
-    assert set(drawn) == {"uniform", "brownian", "smooth"}
-    assert drawn["smooth"] > 900
+    assert set(drawn) == {"uniform", "brownian", "smooth", "glance"}
+    assert drawn["glance"] + drawn["smooth"] > 930 and 1.6 < drawn["glance"] / drawn["smooth"] < 2.5
 
 
 def test_uniform_covers_the_box() -> None:
@@ -71,6 +73,38 @@ def test_smooth_is_smooth_starts_straight_and_brakes_now_and_then() -> None:
     assert np.median(brakes) <= 3 and np.mean(np.array(brakes) > 20) > 0.03  # taps, and some hold until it stands
 
 
+def test_only_who_glances_looks_at_the_picture() -> None:
+    for name in sorted(POLICIES.keys() - {"glance", "mixture"}):
+        policy, blind = (make_policy(name, np.random.default_rng(0)) for _ in range(2))
+        assert not policy.looks
+        picture = np.random.default_rng(1).integers(0, 256, (3, 64, 64), np.uint8)
+        np.testing.assert_array_equal(policy(picture), blind(NOTHING_SEEN))
+
+
+def glance_at(picture: np.ndarray, seed: int) -> np.ndarray:
+    return np.asarray(make_policy("glance", np.random.default_rng(seed))(picture))
+
+
+@given(seeds)
+@settings(max_examples=30, deadline=None)
+def test_a_mirrored_picture_turns_the_wheel_of_who_glances_the_other_way(seed: int) -> None:
+    picture = np.random.default_rng(seed).integers(0, 256, (3, 64, 64), np.uint8)
+    seen, mirrored = glance_at(picture, seed), glance_at(picture[:, :, ::-1].copy(), seed)
+    alike = glance_at(np.zeros_like(picture), seed)
+    np.testing.assert_array_equal(seen[1:], alike[1:])  # gas and brake are blind
+    if max(abs(seen[0]), abs(mirrored[0])) < 1:  # not clipped
+        assert seen[0] != alike[0]
+        assert seen[0] - alike[0] == pytest.approx(alike[0] - mirrored[0], abs=1e-5)
+
+
+def test_glances_are_weak_and_strong_and_as_many_lead_left_as_right() -> None:
+    nothing, right = np.zeros((3, 64, 64), np.uint8), np.zeros((3, 64, 64), np.uint8)
+    right[:, :, 40:] = 255
+    turned = np.array([glance_at(right, seed)[0] - glance_at(nothing, seed)[0] for seed in range(400)])
+    assert 0.4 < (turned > 0).mean() < 0.6
+    assert np.quantile(np.abs(turned), 0.1) < 0.1 and np.quantile(np.abs(turned), 0.9) > 0.4
+
+
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'brownian'"):
         make_policy("browian", np.random.default_rng(0))
@@ -83,7 +117,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 @settings(max_examples=60, deadline=None)
 def test_discrete_actions_are_numbers_and_depend_on_the_seed_alone(name: str, seed: int) -> None:
     policy = make_policy(name, np.random.default_rng(seed), continuous=False)
-    actions = [policy() for _ in range(60)]
+    actions = [policy(NOTHING_SEEN) for _ in range(60)]
     assert all(type(action) is int and 0 <= action < 5 for action in actions)
     assert actions == drive(name, seed, 60, continuous=False).tolist()
 
