@@ -128,6 +128,9 @@ class ModelSettings(Section):
     mirror: bool = Field(
         True, description="whether half of what is learned from is seen in a mirror, left and right exchanged"
     )
+    fine: bool = Field(
+        True, description="whether the encoder also sees colours folded, in which two that are nearly alike differ"
+    )
     unimix: float = Field(0.01, ge=0, le=0.5, description="share of the uniform in every categorical latent")
     bins: int = Field(255, ge=3, le=1023, description="bins of the symexp two-hot reward and critic; odd")
     ensemble: int = Field(5, ge=0, le=32, description="extra prior heads whose disagreement measures uncertainty")
@@ -369,6 +372,7 @@ VARIANTS: dict[str, Changes] = {
     "v1": {
         "model": {
             "mirror": False,
+            "fine": False,
             "cell": "plain",
             "latent": "gaussian",
             "encoder": "strided",
@@ -418,6 +422,7 @@ VARIANTS: dict[str, Changes] = {
     "v2": {
         "model": {
             "mirror": False,
+            "fine": False,
             "encoder": "strided",
             "norm": "none",
             "activation": "elu",
@@ -470,6 +475,7 @@ VARIANTS: dict[str, Changes] = {
     "v3": {
         "model": {
             "mirror": False,
+            "fine": False,
             "cell": "blocks",
             "encoder": "pooled",
             "norm": "rms",
@@ -537,7 +543,7 @@ SIZES: dict[str, Changes] = {
 _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
-    "model": {"mirror": False},
+    "model": {"mirror": False, "fine": False},
     "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {

@@ -95,7 +95,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     tensors, header = load_weights(path)
     check_header(path, header, "world")
     try:
-        model = {"mirror": False} | header["model"]  # which models of before there were mirrors do not say
+        model = {"mirror": False, "fine": False} | header["model"]  # of which older models do not say
         known = {"model": model, "view": header["view"]}
         settings = validate({**known, "policy": {"penalty": 0.0}})  # which goes with a model without an ensemble too
         low, high = (tuple(map(float, header[name])) for name in ("low", "high"))

@@ -24,9 +24,32 @@ def to_picture(observation: Tensor) -> Tensor:
     return observation.float() / 255
 
 
-def to_input(observation: Tensor) -> Tensor:
-    """Uint8 colours to -0.5 .. 0.5, in the precision of products; up to the division, the numbers are exact in any."""
-    return observation.to(product_dtype(observation.device)).sub_(127.5).div_(255)
+def to_input(observation: Tensor, fine: bool) -> Tensor:
+    """What an encoder is given of colours, in the precision of products; up to the division, it is exact in any.
+
+    A tile of the road that has been visited is darker than the others by at most 5 of 255 shades, of which a network
+    makes nothing. Folded, a colour goes up and down from -0.5 to 0.5 every 32 shades; twice, a quarter of that apart,
+    since at its turns a fold tells nothing. (As Fourier features do, arXiv 2006.10739.)
+
+    Args:
+        observation: (..., C) uint8.
+        fine: see `ModelSettings`.
+
+    Returns:
+        (..., C), -0.5 .. 0.5; or (..., 3 C), with both folds behind.
+    """
+    dtype = product_dtype(observation.device)
+    plain = observation.to(dtype).sub_(127.5).div_(255)
+    if not fine:
+        return plain
+    # Bytes overflow at 256, where a fold begins anew.
+    folds = (((observation + shift) & 31).to(dtype).sub_(15.5).abs_().sub_(8).div_(16) for shift in (0, 8))
+    return torch.cat([plain, *folds], -1)
+
+
+def input_channels(settings: ModelSettings) -> int:
+    """How many numbers an encoder is given of a pixel."""
+    return 9 if settings.fine else 3
 
 
 class Encoder(nn.Module):
@@ -76,9 +99,9 @@ class PatchEncoder(Encoder):
 
     def __init__(self, settings: ModelSettings, size: int) -> None:
         super().__init__()
-        self.patch, norm = settings.patch, settings.norm
+        self.patch, self.fine, norm = settings.patch, settings.fine, settings.norm
         channels, bias = map_channels(settings.depth, self.patch), has_bias(norm)
-        self.first = nn.Linear(3 * self.patch**2, channels[0], bias=bias)
+        self.first = nn.Linear(input_channels(settings) * self.patch**2, channels[0], bias=bias)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=bias) for a, b in pairwise(channels))
         self.norms = nn.ModuleList(make_norm(norm, width) for width in channels)
         self.activation = make_activation(settings.activation)
@@ -90,7 +113,7 @@ class PatchEncoder(Encoder):
         p = self.patch
         x: Tensor = observation.permute(0, 2, 3, 1)  # (N, S, S, 3)
         x = x.unflatten(1, (-1, p)).unflatten(3, (-1, p)).transpose(2, 3).flatten(3)  # (N, S/p, S/p, p p 3)
-        x = self.activation(self.norms[0](self.first(to_input(x))))
+        x = self.activation(self.norms[0](self.first(to_input(x, self.fine))))
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
             x = self.activation(norm(_channels_last(convolution, x)))  # (N, S/2^i, S/2^i, C)
         return x.flatten(1)
@@ -148,7 +171,8 @@ class StridedEncoder(Encoder):
 
     def __init__(self, settings: ModelSettings, size: int) -> None:
         super().__init__()
-        channels = [3, *(settings.depth * 2**level for level in range(4))]
+        self.fine = settings.fine
+        channels = [input_channels(settings), *(settings.depth * 2**level for level in range(4))]
         bias = has_bias(settings.norm)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 4, 2, bias=bias) for a, b in pairwise(channels))
         self.norms = nn.ModuleList(make_norm(settings.norm, width) for width in channels[1:])
@@ -160,7 +184,7 @@ class StridedEncoder(Encoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to (N, outputs)."""
-        x = to_input(observation.permute(0, 2, 3, 1))
+        x = to_input(observation.permute(0, 2, 3, 1), self.fine)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = self.activation(norm(_channels_last(convolution, x)))
         return x.flatten(1)
@@ -211,7 +235,8 @@ class PooledEncoder(Encoder):
 
     def __init__(self, settings: ModelSettings, size: int) -> None:
         super().__init__()
-        channels = [3, *(settings.depth * multiple for multiple in _POOLED)]
+        self.fine = settings.fine
+        channels = [input_channels(settings), *(settings.depth * multiple for multiple in _POOLED)]
         self.convolutions, self.norms = _same_convolutions(channels, settings.norm)
         self.activation = make_activation(settings.activation)
         self.outputs = channels[-1] * (size // 16) ** 2
@@ -219,7 +244,7 @@ class PooledEncoder(Encoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 to (N, outputs)."""
-        x = to_input(observation.permute(0, 2, 3, 1))
+        x = to_input(observation.permute(0, 2, 3, 1), self.fine)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.max_pool2d(convolution(x.permute(0, 3, 1, 2)), 2).permute(0, 2, 3, 1)  # (N, S/2^i, S/2^i, C)
             x = self.activation(norm(x))

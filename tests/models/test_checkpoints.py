@@ -105,6 +105,16 @@ def test_half_precision_is_read(path: Path) -> None:
     assert next(load_world(path).model.parameters()).dtype == torch.float32
 
 
+def test_models_of_before_there_were_mirrors_and_fine_inputs_have_none(path: Path) -> None:
+    interface = load_world(path).interface
+    plain = SIZES.model_copy(update={"mirror": False, "fine": False})
+    save_world(path, build_world(plain, interface), interface)
+    tensors, header = load_weights(path)
+    assert not header["model"].pop("mirror") and not header["model"].pop("fine")
+    save_weights(path, tensors, header)
+    assert load_world(path).settings == plain
+
+
 Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]
 
 

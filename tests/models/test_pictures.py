@@ -19,12 +19,13 @@ from pipeline.models.pictures import (
     make_decoder,
     make_encoder,
     map_channels,
+    to_input,
     to_picture,
 )
 
 PATCHES = ModelSettings(depth=2)
-STRIDED = ModelSettings(depth=2, encoder="strided", norm="none", activation="elu")
-POOLED = ModelSettings(depth=4, encoder="pooled", norm="rms", units=8, blocks=8)
+STRIDED = ModelSettings(depth=2, encoder="strided", norm="none", activation="elu", fine=False)
+POOLED = ModelSettings(depth=4, encoder="pooled", norm="rms", units=8, blocks=8, fine=False)
 
 
 def pictures(n: int, size: int) -> Tensor:
@@ -160,6 +161,51 @@ def test_every_byte_survives_the_way_to_a_picture_and_back() -> None:
     picture = to_picture(observation)
     assert picture.min() == 0 and picture.max() == 1
     assert torch.equal((picture * 255).round().byte(), observation)
+
+
+def triangle(shade: int) -> float:
+    """Through (0, .5), (16, -.5) and (32, .5), at the middle of a shade."""
+    return abs(((shade + 0.5) % 32) / 16 - 1) - 0.5
+
+
+def test_fine_inputs_are_the_colours_and_two_folds_of_them_golden() -> None:
+    shades = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3)
+    seen = to_input(shades, fine=True)
+    assert seen.shape == (256, 9)
+    assert torch.equal(seen[:, :3], to_input(shades, fine=False))
+    for shade in range(256):
+        expected = torch.tensor([shade / 255 - 0.5, triangle(shade), triangle(shade + 8)]).repeat_interleave(3)
+        assert torch.allclose(seen[shade], expected, atol=1e-6), shade
+
+
+def test_folds_are_exact_in_bfloat16_too() -> None:
+    shades = torch.arange(256, dtype=torch.uint8)[:, None]
+    exact = to_input(shades, fine=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = to_input(shades, fine=True)
+    assert seen.dtype == torch.bfloat16
+    assert torch.equal(seen[:, 1:].float(), exact[:, 1:])
+
+
+def test_shades_that_are_nearly_alike_are_far_apart_when_folded() -> None:
+    """Wherever they are: at a turn of one fold, the other is steep."""
+    seen = to_input(torch.arange(256, dtype=torch.uint8)[:, None], fine=True)
+    apart = (seen[2:] - seen[:-2]).abs()  # two shades
+    assert apart[:, 0].max() < 0.008
+    assert apart[:, 1:].amax(1).min() > 0.12
+
+
+@pytest.mark.parametrize("settings", [PATCHES, STRIDED, POOLED])
+def test_every_encoder_can_have_fine_inputs_and_do_without(settings: ModelSettings) -> None:
+    inputs = {}
+    for fine in (True, False):
+        encoder = make_encoder(settings.model_copy(update={"fine": fine}), 64)
+        first = next(parameter for parameter in encoder.parameters() if parameter.ndim > 1)
+        encoder(pictures(2, 64)).square().sum().backward()
+        assert first.grad is not None
+        assert (first.grad.transpose(0, 1).flatten(1).abs().sum(1) > 0).all()  # each input is made use of
+        inputs[fine] = first.shape[1]
+    assert inputs[True] == 3 * inputs[False]
 
 
 def fill_last(decoder: nn.Module, value: float) -> None:
