@@ -51,8 +51,12 @@ class PlainEncoder(PatchEncoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         """See `PatchEncoder`."""
-        first = self.first.weight.unflatten(1, (self.patch, self.patch, 3)).permute(0, 3, 1, 2)
-        x = F.conv2d(to_picture(observation.contiguous()) - 0.5, first, self.first.bias, self.patch)
+        first = self.first.weight.unflatten(1, (-1, self.patch, self.patch, 3)).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        x = to_picture(observation.contiguous()) - 0.5
+        if self.fine:
+            folds = (((observation.float() + shift) % 32 - 15.5).abs() / 16 - 0.5 for shift in (0, 8))
+            x = torch.cat([x, *folds], 1)  # (N, 9, S, S)
+        x = F.conv2d(x, first, self.first.bias, self.patch)
         x = self.activation(_normed(self.norms[0], x))
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
             x = self.activation(_normed(norm, convolution(x)))
