@@ -126,7 +126,7 @@ class ModelSettings(Section):
     )
     patch: Literal[2, 4, 8] = Field(4, description="patches of pixels that encoder and decoder begin and end with")
     mirror: bool = Field(
-        True, description="whether half of what is learned from is seen in a mirror, left and right exchanged"
+        False, description="whether half of what is learned from is seen in a mirror, left and right exchanged"
     )
     fine: bool = Field(
         True, description="whether the encoder also sees colours folded, in which two that are nearly alike differ"
@@ -371,7 +371,6 @@ VARIANTS: dict[str, Changes] = {
     "laptop": {},
     "v1": {
         "model": {
-            "mirror": False,
             "fine": False,
             "cell": "plain",
             "latent": "gaussian",
@@ -421,7 +420,6 @@ VARIANTS: dict[str, Changes] = {
     },
     "v2": {
         "model": {
-            "mirror": False,
             "fine": False,
             "encoder": "strided",
             "norm": "none",
@@ -474,7 +472,6 @@ VARIANTS: dict[str, Changes] = {
     },
     "v3": {
         "model": {
-            "mirror": False,
             "fine": False,
             "cell": "blocks",
             "encoder": "pooled",
@@ -543,7 +540,7 @@ SIZES: dict[str, Changes] = {
 _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
-    "model": {"mirror": False, "fine": False},
+    "model": {"fine": False},
     "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
@@ -566,7 +563,6 @@ PRESETS: dict[str, Changes] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
-        "model": {"mirror": False},  # which makes twice as much to learn: in so few updates too much
         "world": {"updates": 2800},
         "policy": {"updates": 600, "slow_rate": 0.1},
         "evaluate": {"tracks": 20},
