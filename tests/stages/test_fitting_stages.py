@@ -21,6 +21,7 @@ from pipeline.artifacts import Run, Source, file_hash, load_weights
 from pipeline.config import VARIANTS, Settings, resolve
 from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.envs.car_racing.adapter import CarRacing
+from pipeline.envs.car_racing.mirror import mirror
 from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import DRIVEN, DrivingPolicy, Origin, View
 from pipeline.episodes.store import EpisodeStore
@@ -154,6 +155,24 @@ def test_a_data_set_larger_than_memory_is_read_from_disk_with_the_same_result(
     fit_world(TINY.with_value("world.memory_gib", 1e-6), run=other, data=data, device=CPU)
     assert console.read_lines(other.world.metrics) == console.read_lines(run.world.metrics)
     assert file_hash(other.world.weights) == file_hash(run.world.weights)
+
+
+def test_both_stages_see_the_data_in_a_mirror_where_that_is_asked_for(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(observation: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(observation))
+        return mirror(observation, action)
+
+    monkeypatch.setattr("pipeline.envs.car_racing.adapter.mirror", watched)
+    other, settings = Run(tmp_path / "mirrored"), TINY.with_value("model.mirror", True)
+    fit_world(settings, run=other, data=data, device=CPU)
+    by_world = len(seen)
+    fit_policy(settings, run=other, data=data, device=CPU)
+    assert len(seen) > by_world > 0
+    assert console.read_lines(other.world.metrics) != console.read_lines(run.world.metrics)
 
 
 def test_data_on_the_device_give_the_same_result(
