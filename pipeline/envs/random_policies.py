@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError, did_you_mean
 from .actions import Action, Actions
-
-Picture = NDArray[np.uint8]
+from .view import Picture
 
 
 class RandomPolicy(ABC):

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError, did_you_mean
-from ..random_policies import Picture, RandomPolicy
+from ..random_policies import RandomPolicy
+from ..view import Picture
 from .actions import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, BRAKE, GAS, LEFT, NOTHING, RIGHT
 
 
