@@ -77,6 +77,7 @@ def joined() -> Iterator[None]:
         return
     import torch
     import torch.distributed as dist
+    import torch.distributed.nn.functional  # while there is no group: as a default argument here, it would never end
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
