@@ -145,13 +145,14 @@ def held_out_errors(model: WorldModel, batch: Batch, settings: WorldSettings) ->
         settings: of the loss.
 
     Returns:
-        Total loss and its parts; `reward_error`, the mean absolute error at posterior states; and for each horizon k
-        `open_loop_k`, the mean squared pixel error (0 .. 1) k steps after the last observation, and
-        `open_loop_reward_k`, the mean absolute error of the reward summed over those k steps.
+        Total loss of the model itself, and all parts (the ensemble learns beside it and says nothing about it: of all
+        losses its own alone rises while the model learns); `reward_error`, the mean absolute error at posterior states;
+        and for each horizon k `open_loop_k`, the mean squared pixel error (0 .. 1) k steps after the last observation,
+        and `open_loop_reward_k`, the mean absolute error of the reward summed over those k steps.
     """
     loss = world_loss(model, batch, settings)
     states = model.observe(batch.observation, batch.action, batch.is_first)
-    errors = {"loss": loss.total, **loss.parts}
+    errors = {"loss": loss.total - loss.parts.get("ensemble", 0.0), **loss.parts}
     errors["reward_error"] = (model.reward(states.feature).mean - batch.reward).abs().mean()
     imagined = imagine_recorded(model, states[:, CONTEXT - 1], batch.action[:, CONTEXT:])
     rewards = model.reward(imagined.feature).mean.cumsum(1)  # (B, max(HORIZONS))

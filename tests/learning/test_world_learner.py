@@ -59,6 +59,14 @@ def test_open_loop_errors_compare_with_the_row_that_many_steps_behind_the_contex
     assert errors["reward_error"] == pytest.approx(1.0)
 
 
+def test_the_ensemble_says_nothing_about_which_weights_are_the_best() -> None:
+    """Its loss rises with what the states hold, so that weights of before the annealing would be kept."""
+    errors = held_out_errors(make_model(), numbered_batch(), WorldSettings())
+    of_the_model = ("picture", "reward", "continue", "dynamics", "representation")
+    assert errors["ensemble"] > 1.0
+    assert errors["loss"] == pytest.approx(sum(errors[name] for name in of_the_model), rel=1e-5)
+
+
 class FakeWindows:
     """Windows of which every second one runs over the end of an episode; those to learn from have `rows`."""
 
