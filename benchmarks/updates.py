@@ -164,11 +164,11 @@ def multiply_rate(dtype: torch.dtype) -> float:
     return 2 * 2048**3 / best
 
 
-def settings_for(batch: int, length: int, starts: int) -> Settings:
-    """The default settings with other batches, in the precision that is the fastest here."""
+def settings_for(batch: int, length: int, starts: int, *, fine: bool = True) -> Settings:
+    """The settings of `demo` with other batches, in the precision that is the fastest here."""
     precision = resolve_precision("auto", CPU)
-    values = [("world.batch", batch), ("world.length", length), ("policy.starts", starts)]
-    return resolve(values=[*values, ("world.precision", precision), ("policy.precision", precision)])
+    values = [("world.batch", batch), ("world.length", length), ("policy.starts", starts), ("model.fine", fine)]
+    return resolve("demo", values=[*values, ("world.precision", precision), ("policy.precision", precision)])
 
 
 def new_model(settings: Settings) -> WorldModel:
@@ -251,10 +251,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--starts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--plain-inputs", action="store_true", help="colours as they are, without fine inputs")
     args = parser.parse_args()
 
     kept = keep_memory()
-    settings = settings_for(args.batch, args.length, args.starts)
+    settings = settings_for(args.batch, args.length, args.starts, fine=not args.plain_inputs)
     precision = settings.world.precision
     rate = multiply_rate(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, memory kept: {kept}, ", end="")
