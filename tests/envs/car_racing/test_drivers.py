@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.envs.car_racing.actions import ACTION_HIGH, ACTION_LOW, BRAKE, GAS, LEFT, RIGHT
-from pipeline.envs.car_racing.drivers import DISCRETE_POLICIES, POLICIES, make_policy
+from pipeline.envs.car_racing.drivers import DISCRETE_POLICIES, POLICIES, Glance, make_policy
 from pipeline.errors import UsageError
 
 seeds = st.integers(0, 2**63 - 1)
@@ -86,11 +87,13 @@ def glance_at(picture: np.ndarray, seed: int) -> np.ndarray:
 
 
 @given(seeds)
+@example(409)
 @settings(max_examples=30, deadline=None)
 def test_a_mirrored_picture_turns_the_wheel_of_who_glances_the_other_way(seed: int) -> None:
     picture = np.random.default_rng(seed).integers(0, 256, (3, 64, 64), np.uint8)
-    seen, mirrored = glance_at(picture, seed), glance_at(picture[:, :, ::-1].copy(), seed)
-    alike = glance_at(np.zeros_like(picture), seed)
+    with patch.object(Glance, "_AWAY", 0.0):  # or a few look away at once
+        seen, mirrored = glance_at(picture, seed), glance_at(picture[:, :, ::-1].copy(), seed)
+        alike = glance_at(np.zeros_like(picture), seed)
     np.testing.assert_array_equal(seen[1:], alike[1:])  # gas and brake are blind
     if max(abs(seen[0]), abs(mirrored[0])) < 1:  # not clipped
         assert seen[0] != alike[0]
