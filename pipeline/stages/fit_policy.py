@@ -127,7 +127,7 @@ def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> 
     with_rows = policy.replay_scale > 0
     length = policy.replay_length if with_rows else 2
     mirror = mirror_of(world.interface.view, wanted=world.settings.mirror)
-    windows = Windows(store, episodes, length, memory_gib=0.0, mirror=mirror)  # each episode is read but once
+    windows = Windows(store, episodes, length, settings.world.memory_gib, mirror=mirror)
     return encode(world.model, windows, policy.precision, with_rows=with_rows)
 
 

@@ -242,12 +242,13 @@ def fit_policy(
     bytes_of_z = 1 if settings.model.latent == "categorical" else 4
     state = 4 * model.dynamics.deter_width + bytes_of_z * model.dynamics.stoch_width
     states = min(decisions * state / 2**30, policy.states_gib)
+    encoding = _frames_gib(settings) + states + _ENCODING_GIB
     return Forecast(
         "dreamer fit-policy",
         settings.section_values(STAGE_SECTIONS["fit-policy"]),
         f"{decisions} states to start from, {work} on {device}",
         seconds + (_encoding_seconds(model, settings) if seconds else 0.0),
-        _TORCH_GIB + states + max(_ENCODING_GIB, policy.starts * policy.horizon * _DREAM_GIB),
+        _TORCH_GIB + max(encoding, states + policy.starts * policy.horizon * _DREAM_GIB),
     )
 
 
@@ -400,7 +401,7 @@ def _fitting(
     return f"{updates - done} updates to go after {done}" if done else f"{updates} updates", seconds
 
 
-def _frames_gib(settings: Settings, held_out: float) -> float:
+def _frames_gib(settings: Settings, held_out: float = 0.0) -> float:
     """Memory that the pictures take, the held-out share of them apart: what exceeds the budget stays on disk."""
     whole = settings.collect.decisions * 3 * settings.view.size**2 / 2**30
     parts = (whole * (1 - held_out), whole * held_out)

@@ -267,15 +267,16 @@ def test_the_policy_is_foreseen_in_the_world_model_of_the_run(tiny_run: Run, tmp
 
 
 def test_memory_follows_the_pictures_as_far_as_they_are_kept(clock: list[Any]) -> None:
-    memory = [
-        fit_world(
-            tiny(collect__decisions=decisions, world__memory_gib=budget), run=None, data=None, device=CPU
-        ).memory_gib
-        for decisions, budget in ((300, 4), (200_000, 4), (200_000, 0.001))
-    ]
-    pictures = 200_000 * 3 * 64**2 / 2**30
-    assert memory[1] - memory[0] == pytest.approx(pictures, rel=0.05)
-    assert memory[2] - memory[0] < 0.05 * pictures
+    for fit in (fit_world, fit_policy):
+        memory = [
+            fit(
+                tiny(collect__decisions=decisions, world__memory_gib=budget), run=None, data=None, device=CPU
+            ).memory_gib
+            for decisions, budget in ((300, 4), (200_000, 4), (200_000, 0.001))
+        ]
+        pictures = 200_000 * 3 * 64**2 / 2**30
+        assert memory[1] - memory[0] == pytest.approx(pictures, rel=0.05)
+        assert memory[2] - memory[0] < 0.05 * pictures
     batches = [fit_world(tiny(world__batch=batch), run=None, data=None, device=CPU).memory_gib for batch in (200, 400)]
     assert batches[1] > batches[0] + 1
 
