@@ -1,8 +1,8 @@
 """What an update costs beside NaturalDreamer's on as many pictures: each as it comes, in its own process, in turns.
 
 Theirs are its networks and updates from a clone, of the sizes that it ships for CarRacing but for the recurrent state,
-which is as large as ours. Ours are those of `demo`, with which half of the pictures are decoded, but for fine inputs:
-both see colours as they are.
+which is as large as ours. Ours are the default settings, with which half of the pictures are decoded, but for fine
+inputs: both see colours as they are.
 
     git clone https://github.com/InexperiencedMe/NaturalDreamer
     python -m benchmarks.peers NaturalDreamer

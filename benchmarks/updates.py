@@ -165,10 +165,10 @@ def multiply_rate(dtype: torch.dtype) -> float:
 
 
 def settings_for(batch: int, length: int, starts: int, *, fine: bool = True) -> Settings:
-    """The settings of `demo` with other batches, in the precision that is the fastest here."""
+    """The default settings with other batches, in the precision that is the fastest here."""
     precision = resolve_precision("auto", CPU)
     values = [("world.batch", batch), ("world.length", length), ("policy.starts", starts), ("model.fine", fine)]
-    return resolve("demo", values=[*values, ("world.precision", precision), ("policy.precision", precision)])
+    return resolve(values=[*values, ("world.precision", precision), ("policy.precision", precision)])
 
 
 def new_model(settings: Settings) -> WorldModel:
