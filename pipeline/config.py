@@ -70,7 +70,7 @@ RandomPolicyName = Literal["mixture", "smooth", "glance", "sticky", "brownian", 
 class CollectSettings(Section):
     """Acting at random."""
 
-    decisions: int = Field(200_000, ge=1, le=100_000_000, description="decisions to record, at least")
+    decisions: int = Field(300_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
         10,
@@ -188,7 +188,7 @@ class PolicySettings(Section):
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     carry: float = Field(
-        0.75,
+        0.0,
         ge=0,
         lt=1,
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
@@ -541,7 +541,7 @@ _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
     "model": {"fine": False},
-    "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0},
+    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "penalty": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},
@@ -642,7 +642,7 @@ def resolve(
     variant: str = "laptop",
     size: str | None = None,
 ) -> Settings:
-    """Combine defaults, variant, size, environment, preset, file and single values into checked settings.
+    """Combine defaults, environment, variant, size, preset, file and single values into checked settings.
 
     Args:
         preset: name in `PRESETS`.
@@ -656,10 +656,10 @@ def resolve(
             together.
     """
     last = [*flatten(file or {}).items(), *values]
-    chosen = [_named("variant", variant, VARIANTS)]
+    chosen = [environment_changes(str(dict(last).get("view.env", CAR_RACING))), _named("variant", variant, VARIANTS)]
     if size is not None:
         chosen.append(_named("size", size, SIZES))
-    chosen += [environment_changes(str(dict(last).get("view.env", CAR_RACING))), _named("preset", preset, PRESETS)]
+    chosen.append(_named("preset", preset, PRESETS))
     tree: dict[str, Any] = {}
     for name, value in (*(item for changes in chosen for item in flatten(changes).items()), *last):
         _set_value(tree, name, value)

@@ -9,6 +9,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from pipeline.config import (
+    ENVIRONMENTS,
     PRESETS,
     SIZES,
     VARIANTS,
@@ -35,8 +36,11 @@ def test_each_source_overrides_the_one_before() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_preset_goes_with_every_variant(preset: str, variant: str) -> None:
-    assert isinstance(resolve(preset, variant=variant), Settings)
+def test_every_preset_goes_with_every_variant_and_environment(preset: str, variant: str) -> None:
+    published = resolve(preset, variant=variant).policy
+    for env in (*ENVIRONMENTS, "Any-v0"):
+        settings = resolve(preset, values=[("view.env", env)], variant=variant)
+        assert settings.view.env == env and (variant == "laptop" or settings.policy == published)
 
 
 @pytest.mark.parametrize("size", SIZES)
