@@ -124,9 +124,9 @@ class Glance(Smooth):
     - with probability U(0, .01) a decision the driver looks away and holds the wheel anywhere, U(-1, 1); he looks
       again with probability 1/8.
 
-    Half of these drivers steer away from the road, most others make too little or too much of it, and one in twelve
-    follows it for a while: round bends, at speed, back from where he was when he looked again, and, where he has turned
-    round, back over road that is paid for no more.
+    Half of these drivers steer away from the road, most others make too little or too much of it, and one in nine
+    follows it for fifty tiles and more: round bends, at speed, back from where he was when he looked again, and, where
+    he has turned round, back over road that is paid for no more.
     """
 
     name = "glance"
