@@ -70,7 +70,7 @@ RandomPolicyName = Literal["mixture", "smooth", "glance", "sticky", "brownian", 
 class CollectSettings(Section):
     """Acting at random."""
 
-    decisions: int = Field(300_000, ge=1, le=100_000_000, description="decisions to record, at least")
+    decisions: int = Field(200_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
         10,
@@ -184,11 +184,11 @@ class WorldSettings(Section):
 class PolicySettings(Section):
     """How the actor and the critic are fitted, in imagination alone."""
 
-    updates: int = Field(2000, ge=1, le=10_000_000, description="gradient updates")
+    updates: int = Field(1000, ge=1, le=10_000_000, description="gradient updates")
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     carry: float = Field(
-        0.0,
+        0.75,
         ge=0,
         lt=1,
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
@@ -541,7 +541,7 @@ _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
     "model": {"fine": False},
-    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "penalty": 1.0},
+    "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},
