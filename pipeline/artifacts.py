@@ -27,7 +27,7 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 
 from . import distributed
-from .config import MAX_BYTES, Settings, describe, validate
+from .config import FORMER, MAX_BYTES, Settings, describe, validate
 from .errors import DreamerError, StageError, UsageError, of_the_machine
 from .locks import Lock
 from .reading import parse_json, read_json, read_toml, require_file
@@ -266,7 +266,11 @@ class StageFolder:
         """The settings that the stage ran with. Raises StageError where they are missing or damaged."""
         path = self.path / "settings.toml"
         try:
-            return validate(read_toml(path, MAX_BYTES))
+            told = read_toml(path, MAX_BYTES)
+            for section, former in FORMER.items():
+                if isinstance(told.get(section), dict):
+                    told[section] = former | told[section]
+            return validate(told)
         except (OSError, ValueError, UsageError) as error:
             raise StageError(f"{path} cannot be read ({error}); run `{self.command} --fresh`") from error
 

@@ -70,7 +70,7 @@ RandomPolicyName = Literal["mixture", "smooth", "glance", "sticky", "brownian", 
 class CollectSettings(Section):
     """Acting at random."""
 
-    decisions: int = Field(200_000, ge=1, le=100_000_000, description="decisions to record, at least")
+    decisions: int = Field(300_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
         10,
@@ -184,11 +184,11 @@ class WorldSettings(Section):
 class PolicySettings(Section):
     """How the actor and the critic are fitted, in imagination alone."""
 
-    updates: int = Field(1000, ge=1, le=10_000_000, description="gradient updates")
+    updates: int = Field(2000, ge=1, le=10_000_000, description="gradient updates")
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     carry: float = Field(
-        0.75,
+        0.0,
         ge=0,
         lt=1,
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
@@ -197,7 +197,11 @@ class PolicySettings(Section):
         1.0, gt=0, le=10, description="of the imagined states; above 1, less sure of what comes than the model is"
     )
     utility: Literal["linear", "symlog"] = Field(
-        "symlog", description="what is summed up: the reward as it is, or its symlog, to which twice is less than twice"
+        "symlog",
+        description="what is summed up: the reward as it is, or a symlog of it, to which twice is less than twice",
+    )
+    steepness: float = Field(
+        15.0, gt=0, le=1e6, description="of the symlog near nothing: what the reward is multiplied by before"
     )
     discount: float = Field(
         0.99, gt=0, le=1, description="discount per decision, gamma; unused where a soft continue head holds it"
@@ -229,7 +233,7 @@ class PolicySettings(Section):
     eps: float = Field(1e-8, gt=0, le=1, description="the optimizers' epsilon")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
-    entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
+    entropy: float = Field(1e-3, ge=0, le=1, description="weight of the actor's entropy")
     penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
@@ -361,6 +365,7 @@ _AS_PUBLISHED: dict[str, Any] = {
     "updates": 3000,
     "carry": 0.0,
     "utility": "linear",
+    "entropy": 3e-4,
     "penalty": 0.0,
     "anneal": 0.0,
     "average_rate": 1.0,
@@ -541,7 +546,7 @@ _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
     "model": {"fine": False},
-    "policy": {"updates": 3000, "utility": "linear", "penalty": 1.0},
+    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "entropy": 3e-4, "penalty": 1.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},
@@ -559,12 +564,15 @@ def environment_changes(env: str) -> Changes:
     return ENVIRONMENTS.get(name, ENVIRONMENTS.get(name.partition("/")[0], _ANY))
 
 
+FORMER: Changes = {"model": {"mirror": False, "fine": False}, "policy": {"steepness": 1.0}}
+"""Settings that came later, with what there was before: of files that do not tell."""
+
 PRESETS: dict[str, Changes] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
         "world": {"updates": 2800},
-        "policy": {"updates": 600, "slow_rate": 0.1},
+        "policy": {"updates": 1200, "slow_rate": 0.1},
         "evaluate": {"tracks": 20},
     },
     "tiny": {

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 
 from pipeline.artifacts import (
@@ -171,6 +172,17 @@ class TestStart:
         again, _ = folder.start(Settings().with_value("seed", 1), ("seed", "world"), {"data": "def"}, fresh=True)
         assert not folder.weights.exists()
         assert again == Manifest("fit-world", {"data": "def"})
+
+    def test_settings_of_before_there_were_some_have_them_as_it_was_then(self, folder: StageFolder) -> None:
+        folder.start(Settings(), ("seed", "policy"), {"data": "abc"})
+        told = Settings().model_dump()
+        del told["model"]["fine"], told["policy"]["steepness"]
+        (folder.path / "settings.toml").write_text(tomli_w.dumps(told))
+        then = Settings().with_value("model.fine", False).with_value("policy.steepness", 1.0)
+        assert folder.read_settings() == then != Settings()
+        folder.start(then, ("seed", "policy"), {"data": "abc"})
+        with pytest.raises(UsageError, match=r"begun with policy\.steepness = 1\.0, not 15\.0"):
+            folder.start(Settings(), ("seed", "policy"), {"data": "abc"})
 
     def test_damaged_settings_are_refused(self, folder: StageFolder) -> None:
         folder.start(Settings(), ("seed", "world"), {"data": "abc"})

@@ -27,10 +27,10 @@ from .schedule import set_step_size, step_size
 class PolicyLearner:
     """Actor, critic and their optimizers; the world model is frozen.
 
-    Trajectories are short, for the model's errors grow along them, and the recorded states are those of random
-    driving: an actor that starts from these alone never learns what to do at the speed it will reach. So most
-    trajectories go on where the last update's ended, under the actor as it has become, until they end by chance.
-    (Not where the critic learns from recorded rewards too: then all start in windows of recorded rows.)
+    Trajectories are short, for the model's errors grow along them, and each starts in a recorded state. Where the actor
+    gets to what random data hardly show, as to speed, `policy.carry` lets some go on where the last update's ended,
+    under the actor as it has become, until they end by chance. (Not where the critic learns from recorded rewards
+    too: then all start in windows of recorded rows.)
 
     One of several processes imagines its share of the N trajectories of an update.
 

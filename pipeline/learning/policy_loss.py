@@ -103,13 +103,18 @@ def credit_present(reward: Tensor, discount: Tensor, value: Tensor, lam: float, 
     return Credit(returns, 1, weight, returns[1:], weight)
 
 
-def utility(reward: Tensor, kind: str) -> Tensor:
-    """What a reward (...) is worth to actor and critic: itself where the kind is 'linear', or its 'symlog'.
+def utility(reward: Tensor, settings: PolicySettings) -> Tensor:
+    """What a reward (...) is worth to actor and critic: itself where `utility` is 'linear', or symlog(k r).
 
     In a dream, which is discounted and has no finish, twice the speed is twice the return, and worth a risk; on a track
-    there are only so many tiles, and all that a faster lap gains is a little time. A concave utility takes that back.
+    there are only so many tiles, and all that a faster lap gains is a little time. A concave utility takes that back:
+    the larger k, `steepness`, the more it counts that there is a reward, and the less how large it is.
+
+    Args:
+        reward: (...).
+        settings: `utility`, `steepness`.
     """
-    return symlog(reward) if kind == "symlog" else reward
+    return symlog(settings.steepness * reward) if settings.utility == "symlog" else reward
 
 
 def actor_objective(log_prob: Tensor, advantage: Tensor, credit: Tensor, settings: PolicySettings) -> Tensor:
@@ -168,10 +173,10 @@ def replay_loss(critics: Critics, feature: Tensor, rows: Rows, imagined: Tensor,
         feature: (L, W, F), constants: W windows of L recorded states.
         rows: (L, W), what was recorded with them.
         imagined: (L, W), the imagined return from each.
-        settings: `discount`, `lam`, `utility`, and see `critic_loss`.
+        settings: `discount`, `lam`, and see `utility` and `critic_loss`.
     """
     discount = settings.discount * (~rows.is_terminal).float()
-    reward = utility(rows.reward[1:], settings.utility)
+    reward = utility(rows.reward[1:], settings)
     returns = replay_lambda_return(reward, discount[1:], rows.is_last[1:], imagined[1:], settings.lam)
     loss = critic_loss(critics.critic(feature[:-1]), returns, critics.slow, feature[:-1], settings)
     return (~rows.is_last[:-1]).float() * loss
@@ -263,7 +268,7 @@ def assign_credit(
         outcomes, settings, soft, rows: see `policy_loss`.
         value: (H + 1, N), of states 0 .. H.
     """
-    reward = utility(outcomes.reward, settings.utility) - settings.penalty * outcomes.disagreement
+    reward = utility(outcomes.reward, settings) - settings.penalty * outcomes.disagreement
     discount = outcomes.goes_on if soft else settings.discount * outcomes.goes_on
     if settings.value == "next":
         start = None if rows is None else (~rows.is_terminal).flatten().float()  # what has ended cannot be acted in

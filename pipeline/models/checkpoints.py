@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..artifacts import FORMAT, load_weights, save_weights
-from ..config import ModelSettings, PolicySettings, ViewSettings, validate
+from ..config import FORMER, ModelSettings, PolicySettings, ViewSettings, validate
 from ..devices import machine_memory
 from ..envs import adapter_of
 from ..errors import StageError, UsageError
@@ -21,7 +21,7 @@ from .actor_critic import Actor, Critic
 from .world_model import WorldModel
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_OF_VALUES = ("critic", "critic_layers", "value", "utility", "discount", "penalty")
+_OF_VALUES = ("critic", "critic_layers", "value", "utility", "steepness", "discount", "penalty")
 """The settings that say what a critic's values are."""
 _TYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 """Of weights that can be read; written are the first."""
@@ -95,8 +95,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     tensors, header = load_weights(path)
     check_header(path, header, "world")
     try:
-        model = {"mirror": False, "fine": False} | header["model"]  # of which older models do not say
-        known = {"model": model, "view": header["view"]}
+        known = {"model": FORMER["model"] | header["model"], "view": header["view"]}
         settings = validate({**known, "policy": {"penalty": 0.0}})  # which goes with a model without an ensemble too
         low, high = (tuple(map(float, header[name])) for name in ("low", "high"))
         adapter_of(settings.view.env).check_bounds(low, high, discrete=not settings.view.continuous)
@@ -162,7 +161,8 @@ def load_critic(path: Path, world: LoadedWorld) -> LoadedCritic:
     tensors, header = load_weights(path)
     check_header(path, header, "critic")
     try:
-        settings = validate({"policy": {name: header[name] for name in _OF_VALUES}}).policy
+        told = FORMER["policy"] | header
+        settings = validate({"policy": {name: told[name] for name in _OF_VALUES}}).policy
     except (KeyError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'policy')}") from error
     critic = _filled(path, tensors, "policy", lambda: Critic(world.model.features, world.settings, settings))

@@ -167,16 +167,20 @@ def test_the_penalty_comes_off_the_reward_and_zero_changes_nothing(model: WorldM
 
 
 def test_utility_golden() -> None:
-    """sign(r) ln(1 + |r|)."""
+    """sign(r) ln(1 + k |r|)."""
     reward = torch.tensor([7.4, 3.7, -0.4, -100.0])
-    assert utility(reward, "symlog").tolist() == pytest.approx([2.1282, 1.5476, -0.3365, -4.6151], abs=1e-4)
-    assert torch.equal(utility(reward, "linear"), reward)
+    symlog = policy_settings(utility="symlog", steepness=1.0)
+    assert utility(reward, symlog).tolist() == pytest.approx([2.1282, 1.5476, -0.3365, -4.6151], abs=1e-4)
+    steep = policy_settings(utility="symlog", steepness=15.0)
+    assert utility(reward, steep).tolist() == pytest.approx([4.7185, 4.0342, -1.9459, -7.3139], abs=1e-4)
+    assert torch.equal(utility(reward, policy_settings(steepness=15.0)), reward)
 
 
 def test_what_counts_is_the_utility_less_the_penalty_and_what_is_shown_the_reward(model: WorldModel) -> None:
     reward, values = torch.tensor([[7.4, 3.7, -0.4, -100.0]] * 3), {"lam": 1.0, "discount": 1.0}
     concave = losses(model, policy_settings(utility="symlog", penalty=2.0, **values), reward, disagreement=0.5)[3]
-    linear = losses(model, policy_settings(penalty=0.0, **values), utility(reward, "symlog") - 1.0)[3]
+    worth = utility(reward, policy_settings(utility="symlog"))
+    linear = losses(model, policy_settings(penalty=0.0, **values), worth - 1.0)[3]
     assert concave.actor.item() == pytest.approx(linear.actor.item(), rel=1e-5)
     assert concave.critic.item() == pytest.approx(linear.critic.item(), rel=1e-5)
     assert concave.parts["return"].item() == pytest.approx(linear.parts["return"].item(), rel=1e-5)
@@ -346,8 +350,8 @@ class TestReplay:
         return Critics(*networks, ReturnScale(1.0))
 
     def test_recorded_rewards_are_worth_what_imagined_ones_are(self) -> None:
-        worth = self.rows._replace(reward=torch.log1p(self.rows.reward))
-        symlog, linear = policy_settings(utility="symlog"), policy_settings()
+        worth = self.rows._replace(reward=torch.log1p(4 * self.rows.reward))
+        symlog, linear = policy_settings(utility="symlog", steepness=4.0), policy_settings()
         concave = replay_loss(self.critics(), self.feature, self.rows, self.imagined, symlog)
         expected = replay_loss(self.critics(), self.feature, worth, self.imagined, linear)
         assert torch.allclose(concave, expected)

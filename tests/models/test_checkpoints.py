@@ -16,8 +16,17 @@ from pipeline.config import VARIANTS, ModelSettings, PolicySettings, ViewSetting
 from pipeline.envs.car_racing.actions import action_bounds
 from pipeline.errors import StageError, UsageError
 from pipeline.models import checkpoints
-from pipeline.models.actor_critic import Actor
-from pipeline.models.checkpoints import Interface, build_world, load_actor, load_world, save_actor, save_world
+from pipeline.models.actor_critic import Actor, Critic
+from pipeline.models.checkpoints import (
+    Interface,
+    build_world,
+    load_actor,
+    load_critic,
+    load_world,
+    save_actor,
+    save_critic,
+    save_world,
+)
 
 SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, ensemble=2, ensemble_units=4)
 INTERFACE = Interface(ViewSettings(action_repeat=3), *action_bounds(True))
@@ -113,6 +122,22 @@ def test_models_of_before_there_were_mirrors_and_fine_inputs_have_none(path: Pat
     assert not header["model"].pop("mirror") and not header["model"].pop("fine")
     save_weights(path, tensors, header)
     assert load_world(path).settings == plain
+
+
+def test_a_critic_comes_back_with_what_its_values_mean_and_one_of_before_the_symlog_was_steep(
+    path: Path, tmp_path: Path
+) -> None:
+    world, kept = load_world(path), tmp_path / "critic.safetensors"
+    policy = PolicySettings(steepness=3.0, discount=0.9, penalty=0.5)
+    critic = Critic(world.model.features, SIZES, policy)
+    save_critic(kept, critic, policy, "hash")
+    loaded, feature = load_critic(kept, world), torch.randn(4, world.model.features)
+    assert loaded.settings == policy
+    assert torch.equal(loaded.critic(feature).mean, critic(feature).mean)
+    tensors, header = load_weights(kept)
+    assert header.pop("steepness") == 3.0
+    save_weights(kept, tensors, header)
+    assert load_critic(kept, world).settings == policy.model_copy(update={"steepness": 1.0})
 
 
 Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]

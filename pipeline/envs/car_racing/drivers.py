@@ -113,31 +113,35 @@ class Smooth(RandomPolicy):
 
 
 class Glance(Smooth):
-    """`Smooth`, with a wheel that is turned by what is seen, too: by a random linear function of the picture.
+    """`Smooth`, with a wheel that is turned by what is seen, too: by how much more of a colour there is on one side.
 
     Drawn for an episode:
 
-    - a weight for each of 8 x 8 areas and three colours, N(0, 1), the same for left and right but for the sign, so that
-      a mirrored picture turns the wheel the other way. Their norm is .2 to 2, log-uniform; the picture is on a
-      scale of -1 to 1.
-    - with probability U(0, .03) a decision the driver looks away and holds the wheel anywhere, U(-1, 1); he looks
+    - a linear function of the picture: each of 8 x 8 areas at (x, y), from -1 to 1, has weights x (a + b y), with a and
+      b from N(0, 1) for each of three colours. A mirrored picture turns the wheel the other way. The weights' norm
+      is .2 to 2, log-uniform; the picture is on a scale of -1 to 1.
+    - how much the foot comes off the gas when the wheel is turned: by U(0, 1) of it at half lock and more.
+    - with probability U(0, .01) a decision the driver looks away and holds the wheel anywhere, U(-1, 1); he looks
       again with probability 1/8.
 
-    Half of these drivers steer away from the road, most others make too little or too much of it, and one in fifty
-    follows it for a while: round bends, at speed, and back from where he was when he looked again.
+    Half of these drivers steer away from the road, most others make too little or too much of it, and one in nine
+    follows it for fifty tiles and more: round bends, at speed, back from where he was when he looked again, and, where
+    he has turned round, back over road that is paid for no more.
     """
 
     name = "glance"
     looks = True
     _AREAS, _LEAST, _MOST = 8, 0.2, 2.0
-    _AWAY, _BACK = 0.03, 0.125
+    _AWAY, _BACK = 0.01, 0.125
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__(rng)
-        weights = rng.normal(size=(self._AREAS, self._AREAS, 3))
-        weights -= weights[:, ::-1]
+        place = (np.arange(self._AREAS) + 0.5) * 2 / self._AREAS - 1
+        everywhere, above = rng.normal(size=(2, 3))
+        weights = place[:, None] * (everywhere + above * place[:, None, None])  # (y, x, colour)
         norm = math.exp(rng.uniform(math.log(self._LEAST), math.log(self._MOST)))
         self._weights = norm * weights / np.linalg.norm(weights)
+        self._eases = rng.uniform()
         self._looks_away = rng.uniform(0.0, self._AWAY)
         self._held: float | None = None
 
@@ -151,6 +155,7 @@ class Glance(Smooth):
         areas = cv2.resize(observation.transpose(1, 2, 0), (self._AREAS, self._AREAS), interpolation=cv2.INTER_AREA)
         seen = float(np.sum(self._weights * (areas / 127.5 - 1.0)))
         action[0] = np.clip(action[0] + seen, -1.0, 1.0) if self._held is None else self._held
+        action[1] *= 1.0 - self._eases * min(1.0, 2.0 * abs(float(action[0])))
         return action
 
 
@@ -201,7 +206,7 @@ class Sticky(RandomPolicy):
 
 _Shares = Sequence[tuple[type[RandomPolicy], float]]
 
-_SHARES: _Shares = ((Glance, 0.64), (Smooth, 0.32), (Brownian, 0.03), (Uniform, 0.01))
+_SHARES: _Shares = ((Glance, 0.8), (Smooth, 0.16), (Brownian, 0.03), (Uniform, 0.01))
 _DISCRETE_SHARES: _Shares = ((Sticky, 0.97), (UniformChoice, 0.03))
 """Of the episodes of `mixture`. Drives that crawl stay on the road and last: of the decisions it is more."""
 
