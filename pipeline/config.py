@@ -131,6 +131,9 @@ class ModelSettings(Section):
     fine: bool = Field(
         True, description="whether the encoder also sees colours folded, in which two that are nearly alike differ"
     )
+    cost: bool = Field(
+        True, description="whether a head learns how much a picture shows of what is to be avoided: CarRacing's grass"
+    )
     unimix: float = Field(0.01, ge=0, le=0.5, description="share of the uniform in every categorical latent")
     bins: int = Field(255, ge=3, le=1023, description="bins of the symexp two-hot reward and critic; odd")
     ensemble: int = Field(5, ge=0, le=32, description="extra prior heads whose disagreement measures uncertainty")
@@ -235,6 +238,9 @@ class PolicySettings(Section):
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
     entropy: float = Field(1e-3, ge=0, le=1, description="weight of the actor's entropy")
     penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
+    cost: float = Field(
+        10.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
+    )
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
     anneal: float = Field(0.4, ge=0, le=1, description="last share of the updates, in which the step sizes fall to 0")
@@ -323,6 +329,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         "model.dynamics = memoryless has no h for a model.ensemble to read; set it to 0",
     )
     yield policy.penalty > 0 and model.ensemble == 0, "policy.penalty needs a model.ensemble that can disagree"
+    yield policy.cost > 0 and not model.cost, "policy.cost needs model.cost, whose head says what there is of it"
     yield model.cell == "blocks" and model.deter % model.blocks > 0, "model.deter must be a multiple of model.blocks"
     yield (
         discrete and policy.gradient != "reinforce",
@@ -367,6 +374,7 @@ _AS_PUBLISHED: dict[str, Any] = {
     "utility": "linear",
     "entropy": 3e-4,
     "penalty": 0.0,
+    "cost": 0.0,
     "anneal": 0.0,
     "average_rate": 1.0,
 }
@@ -377,6 +385,7 @@ VARIANTS: dict[str, Changes] = {
     "v1": {
         "model": {
             "fine": False,
+            "cost": False,
             "cell": "plain",
             "latent": "gaussian",
             "encoder": "strided",
@@ -426,6 +435,7 @@ VARIANTS: dict[str, Changes] = {
     "v2": {
         "model": {
             "fine": False,
+            "cost": False,
             "encoder": "strided",
             "norm": "none",
             "activation": "elu",
@@ -478,6 +488,7 @@ VARIANTS: dict[str, Changes] = {
     "v3": {
         "model": {
             "fine": False,
+            "cost": False,
             "cell": "blocks",
             "encoder": "pooled",
             "norm": "rms",
@@ -545,8 +556,8 @@ SIZES: dict[str, Changes] = {
 _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
-    "model": {"fine": False},
-    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "entropy": 3e-4, "penalty": 1.0},
+    "model": {"fine": False, "cost": False},
+    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "entropy": 3e-4, "penalty": 1.0, "cost": 0.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},
@@ -564,7 +575,10 @@ def environment_changes(env: str) -> Changes:
     return ENVIRONMENTS.get(name, ENVIRONMENTS.get(name.partition("/")[0], _ANY))
 
 
-FORMER: Changes = {"model": {"mirror": False, "fine": False}, "policy": {"steepness": 1.0}}
+FORMER: Changes = {
+    "model": {"mirror": False, "fine": False, "cost": False},
+    "policy": {"steepness": 1.0, "cost": 0.0},
+}
 """Settings that came later, with what there was before: of files that do not tell."""
 
 PRESETS: dict[str, Changes] = {

@@ -6,12 +6,12 @@ from functools import cache
 
 from ..config import CAR_RACING, ViewSettings
 from ..errors import UsageError
-from .adapter import Adapter, Mirror
+from .adapter import Adapter, Cost, Mirror
 from .atari import Atari
 from .car_racing.adapter import CarRacing
 from .view import AgentView
 
-__all__ = ["adapter_of", "kept_view", "mirror_of"]
+__all__ = ["adapter_of", "cost_of", "kept_view", "mirror_of"]
 
 
 def adapter_of(env: str) -> Adapter:
@@ -27,6 +27,14 @@ def mirror_of(view: ViewSettings, *, wanted: bool) -> Mirror | None:
     if wanted and mirror is None:
         raise UsageError(f"{view.env} is not known to be the same in a mirror; --set model.mirror=false")
     return mirror
+
+
+def cost_of(view: ViewSettings, *, wanted: bool) -> Cost | None:
+    """What is to be avoided in this environment; None where it is not wanted. Raises UsageError where nothing is."""
+    cost = adapter_of(view.env).cost if wanted else None
+    if wanted and cost is None:
+        raise UsageError(f"Nothing is known that is to be avoided in {view.env}; --set model.cost=false")
+    return cost
 
 
 @cache

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Mirror = Callable[["Tensor", "Tensor"], tuple["Tensor", "Tensor"]]
 """Observations (..., 3, S, S) and actions (..., A) with left and right exchanged."""
 
+Cost = Callable[["Tensor"], "Tensor"]
+"""Observations (..., 3, S, S) uint8 to what is to be avoided in them, (...) float32, 0 .. 1."""
+
 MOST_ACTIONS = 64
 """Numbers in an action, or actions to choose from, that a data set can hold."""
 
@@ -100,6 +103,11 @@ class Adapter:
     @property
     def mirror(self) -> Mirror | None:
         """What exchanges left and right, where that makes another episode that might have been; else None."""
+        return None
+
+    @property
+    def cost(self) -> Cost | None:
+        """What is to be avoided, whatever the reward says, as pictures show it; None where that is nothing."""
         return None
 
     def infos(self, truth: bool) -> dict[str, np.dtype[Any]]:

@@ -19,11 +19,13 @@ class Outcomes(NamedTuple):
         reward: the reward that arrives with the state.
         goes_on: probability that the episode goes on after it.
         disagreement: variance of the ensemble of priors; 0 without an ensemble.
+        cost: how much of what is to be avoided there is, 0 .. 1; 0 without a cost head.
     """
 
     reward: Tensor
     goes_on: Tensor
     disagreement: Tensor
+    cost: Tensor
 
 
 class Trajectory(NamedTuple):
@@ -68,9 +70,10 @@ class Dream:
         """What the model says of states (..., ...): once for a whole trajectory, not at each step."""
         feature = latents.feature
         reward = self.model.reward(feature).mean
-        ensemble = self.model.settings.ensemble
-        disagreement = self.model.ensemble.disagreement(latents.deter) if ensemble else torch.zeros_like(reward)
-        return Outcomes(reward, self.model.goes_on(feature).mean, disagreement)
+        model, nothing = self.model, torch.zeros_like(reward)
+        disagreement = model.ensemble.disagreement(latents.deter) if model.settings.ensemble else nothing
+        cost = model.cost(feature).mean if model.settings.cost else nothing
+        return Outcomes(reward, model.goes_on(feature).mean, disagreement, cost)
 
 
 def imagine(dream: Dream, actor: Actor, start: Latent, horizon: int, *, sample: bool = True) -> Trajectory:

@@ -233,6 +233,7 @@ def policy_loss(
         "value": value.mean(),
         "entropy": entropy.mean(),
         "disagreement": outcomes.disagreement.mean(),
+        "cost": outcomes.cost.mean(),
         "goes_on": outcomes.goes_on.mean(),
         "scale": scale,
         "advantage": advantage.abs().mean(),
@@ -268,7 +269,8 @@ def assign_credit(
         outcomes, settings, soft, rows: see `policy_loss`.
         value: (H + 1, N), of states 0 .. H.
     """
-    reward = utility(outcomes.reward, settings) - settings.penalty * outcomes.disagreement
+    reward = utility(outcomes.reward, settings)
+    reward = reward - settings.penalty * outcomes.disagreement - settings.cost * outcomes.cost
     discount = outcomes.goes_on if soft else settings.discount * outcomes.goes_on
     if settings.value == "next":
         start = None if rows is None else (~rows.is_terminal).flatten().float()  # what has ended cannot be acted in

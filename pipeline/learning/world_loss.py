@@ -83,6 +83,9 @@ def world_loss(model: WorldModel, batch: Batch, settings: WorldSettings) -> Worl
         "dynamics": settings.dynamics_scale * moves_prior,
         "representation": settings.representation_scale * moves_posterior,
     }
+    if model.settings.cost:
+        assert model.cost_of is not None, "a cost head learns what pictures cost"
+        losses["cost"] = model.cost(feature).loss(model.cost_of(batch.observation))
     if model.settings.ensemble:
         losses["ensemble"] = model.ensemble.loss(states.deter.detach(), posterior.detach())
     for name, loss in losses.items():

@@ -15,13 +15,13 @@ from torch.overrides import TorchFunctionMode
 from ..artifacts import FORMAT, load_weights, save_weights
 from ..config import FORMER, ModelSettings, PolicySettings, ViewSettings, validate
 from ..devices import machine_memory
-from ..envs import adapter_of
+from ..envs import adapter_of, cost_of
 from ..errors import StageError, UsageError
 from .actor_critic import Actor, Critic
 from .world_model import WorldModel
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_OF_VALUES = ("critic", "critic_layers", "value", "utility", "steepness", "discount", "penalty")
+_OF_VALUES = ("critic", "critic_layers", "value", "utility", "steepness", "discount", "penalty", "cost")
 """The settings that say what a critic's values are."""
 _TYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 """Of weights that can be read; written are the first."""
@@ -60,12 +60,15 @@ class LoadedWorld:
 
 
 def build_world(settings: ModelSettings, interface: Interface) -> WorldModel:
-    """A world model with fresh weights. Raises UsageError where these alone take more memory than there is."""
-    memory = machine_memory()
+    """A world model with fresh weights.
+
+    Raises UsageError where these alone take more memory than there is, or the environment has no cost to learn.
+    """
+    cost, memory = cost_of(interface.view, wanted=settings.cost), machine_memory()
     ration = _Ration(memory // 4)
     try:
         with ration:
-            return WorldModel(settings, interface.view.size, interface.low, interface.high, interface.discrete)
+            return WorldModel(settings, interface.view.size, interface.low, interface.high, interface.discrete, cost)
     except _SpentError as error:
         if ration.left >= 0:  # it was another one that is spent
             raise
@@ -96,8 +99,9 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     check_header(path, header, "world")
     try:
         known = {"model": FORMER["model"] | header["model"], "view": header["view"]}
-        settings = validate({**known, "policy": {"penalty": 0.0}})  # which goes with a model without an ensemble too
+        settings = validate({**known, "policy": {"penalty": 0.0, "cost": 0.0}})  # which go with any model
         low, high = (tuple(map(float, header[name])) for name in ("low", "high"))
+        cost_of(settings.view, wanted=settings.model.cost)
         adapter_of(settings.view.env).check_bounds(low, high, discrete=not settings.view.continuous)
         interface = Interface(settings.view, low, high)
     except (KeyError, TypeError, ValueError, UsageError) as error:

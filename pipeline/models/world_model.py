@@ -1,8 +1,8 @@
-"""The world model: encoder, dynamics, decoder, reward and continue heads, ensemble."""
+"""The world model: encoder, dynamics, decoder, reward, continue and cost heads, ensemble."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,16 +51,19 @@ class WorldModel(nn.Module):
 
     Attributes:
         features: width of [h, z].
-        continue_head, ensemble: only where the settings ask for them.
+        continue_head, cost_head, ensemble: only where the settings ask for them.
+        cost_of: what a picture costs, which the cost head learns; see `envs.adapter.Cost`.
 
     Args:
         settings: sizes and parts.
         size: height and width of an observation.
         low, high: bounds of the environment's actions.
         discrete: whether these are one-hot vectors.
+        cost_of: see above; needed where the settings ask for a cost head.
     """
 
     continue_head: Mlp
+    cost_head: Mlp
     ensemble: PriorEnsemble
 
     def __init__(
@@ -70,9 +73,10 @@ class WorldModel(nn.Module):
         low: Sequence[float],
         high: Sequence[float],
         discrete: bool = False,
+        cost_of: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.settings, self.discrete = settings, discrete
+        self.settings, self.discrete, self.cost_of = settings, discrete, cost_of
         self.encoder = make_encoder(settings, size)
         self.dynamics = make_dynamics(settings, len(low), self.encoder.outputs)
         deter, stoch = self.dynamics.deter_width, self.dynamics.stoch_width
@@ -82,6 +86,8 @@ class WorldModel(nn.Module):
         self.reward_head = self._head(settings.bins if two_hot else 1)
         if settings.goes_on != "none":
             self.continue_head = self._head(1)
+        if settings.cost:
+            self.cost_head = self._head(1)
         initialise(self)
         if two_hot:
             nn.init.zeros_(self.reward_head.out.weight)  # the first prediction is exactly 0 (DreamerV3)
@@ -138,3 +144,7 @@ class WorldModel(nn.Module):
         if self.settings.goes_on == "none":
             return Always(feature)
         return Bernoulli(self.continue_head(feature)[..., 0])
+
+    def cost(self, feature: Tensor) -> Bernoulli:
+        """How much of what is to be avoided the state shows, (...): the mean counts; where the settings ask for it."""
+        return Bernoulli(self.cost_head(feature)[..., 0])

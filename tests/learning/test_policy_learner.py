@@ -350,7 +350,7 @@ class SlopeDream(Dream):
     def outcomes(self, latents: Latent) -> Outcomes:
         best = torch.tensor([0.5, -0.5])
         reward = -5 * (latents.deter[..., :2] - best).square().sum(-1)
-        return Outcomes(reward, torch.ones_like(reward), torch.zeros_like(reward))
+        return Outcomes(reward, torch.ones_like(reward), *torch.zeros(2, *reward.shape))
 
 
 V1 = {"gradient": "dynamics", "value": "present", "slow": "none", "critic": "normal", "distribution": "tanh-normal"}
@@ -364,9 +364,8 @@ V2 = {**V1, "slow": "target", "slow_rate": 1.0, "slow_every": 20, "distribution"
     ids=["v3", "v1", "v2", "v2-mixed", "v2-reinforce"],
 )
 def test_the_policy_finds_the_best_action_in_imagination(model: WorldModel, convention: dict[str, Any]) -> None:
-    learner = make_learner(
-        model, starts=64, horizon=5, carry=0.0, actor_rate=3e-3, critic_rate=3e-3, penalty=0.0, **convention
-    )
+    values = {"penalty": 0.0, "steepness": 1.0, "entropy": 3e-4, **convention}
+    learner = make_learner(model, starts=64, horizon=5, carry=0.0, actor_rate=3e-3, critic_rate=3e-3, **values)
     learner.dream = SlopeDream(model)
     for index in range(250):
         learner.update(index)
@@ -384,7 +383,7 @@ class Levers(Dream):
 
     def outcomes(self, latents: Latent) -> Outcomes:
         reward = latents.deter[..., :3] @ torch.tensor([0.0, 1.0, 0.3])
-        return Outcomes(reward, torch.ones_like(reward), torch.zeros_like(reward))
+        return Outcomes(reward, torch.ones_like(reward), *torch.zeros(2, *reward.shape))
 
 
 @pytest.mark.slow

@@ -45,16 +45,18 @@ def make_critics(model: WorldModel, settings: PolicySettings, rate: float = 1.0)
     )
 
 
-def outcomes_of(reward: Tensor, disagreement: float = 0.0) -> Outcomes:
-    return Outcomes(reward, torch.ones_like(reward), torch.full_like(reward, disagreement))
+def outcomes_of(reward: Tensor, disagreement: float = 0.0, cost: float = 0.0) -> Outcomes:
+    return Outcomes(
+        reward, torch.ones_like(reward), torch.full_like(reward, disagreement), torch.full_like(reward, cost)
+    )
 
 
-def losses(model: WorldModel, settings: PolicySettings, reward: Tensor, disagreement: float = 0.0):
+def losses(model: WorldModel, settings: PolicySettings, reward: Tensor, disagreement: float = 0.0, cost: float = 0.0):
     torch.manual_seed(3)
     actor = Actor(model.features, model.settings, settings, *NEUTRAL)
     critics = make_critics(model, settings)
     trajectory = imagine(Dream(model), actor, model.dynamics.initial(4), 3)
-    loss = policy_loss(actor, critics, trajectory, outcomes_of(reward, disagreement), settings)
+    loss = policy_loss(actor, critics, trajectory, outcomes_of(reward, disagreement, cost), settings)
     return actor, critics, trajectory, loss
 
 
@@ -166,6 +168,17 @@ def test_the_penalty_comes_off_the_reward_and_zero_changes_nothing(model: WorldM
     assert taken.parts["return"] < plain.parts["return"]
 
 
+def test_the_cost_comes_off_the_reward_and_zero_changes_nothing(model: WorldModel) -> None:
+    reward = torch.randn(3, 4)
+    none = losses(model, policy_settings(cost=0.0), reward, cost=0.7)[3]
+    plain = losses(model, policy_settings(cost=4.0), reward, cost=0.0)[3]
+    taken = losses(model, policy_settings(cost=4.0), reward, cost=0.25)[3]
+    lower = losses(model, policy_settings(cost=0.0), reward - 1.0)[3]
+    assert torch.equal(none.actor, plain.actor)
+    assert taken.parts["return"].item() == pytest.approx(lower.parts["return"].item())
+    assert taken.parts["cost"].item() == 0.25 and taken.parts["return"] < plain.parts["return"]
+
+
 def test_utility_golden() -> None:
     """sign(r) ln(1 + k |r|)."""
     reward = torch.tensor([7.4, 3.7, -0.4, -100.0])
@@ -201,7 +214,7 @@ def test_a_soft_head_holds_the_discount_already(model: WorldModel) -> None:
         found = []
         for soft, mean in ((False, goes_on), (True, 0.8 * goes_on)):
             critics = critics._replace(scale=ReturnScale(0.5))
-            outcomes = Outcomes(reward, mean, torch.zeros_like(reward))
+            outcomes = Outcomes(reward, mean, torch.zeros_like(reward), torch.zeros_like(reward))
             loss = policy_loss(actor, critics, trajectory, outcomes, settings, soft=soft)
             found.append([loss.actor.item(), loss.critic.item(), loss.parts["return"].item()])
         assert found[0] == pytest.approx(found[1], rel=1e-5)
@@ -220,7 +233,8 @@ class Golden:
     @classmethod
     def make(cls, model: WorldModel, states: int, horizon: int = 4, n: int = 3, **values: Any) -> Golden:
         torch.manual_seed(5)
-        settings = policy_settings(discount=0.9, lam=0.7, entropy=0.05, penalty=2.0, slow_scale=0.5, **values)
+        caution = {"penalty": 2.0, "cost": 3.0}
+        settings = policy_settings(discount=0.9, lam=0.7, entropy=0.05, slow_scale=0.5, **caution, **values)
         actor, critics = (
             Actor(model.features, model.settings, settings, *NEUTRAL),
             make_critics(model, settings, rate=0.5),
@@ -228,7 +242,7 @@ class Golden:
         for network in critics[:2]:
             nn.init.normal_(network.network.out.weight, std=0.3)
         trajectory = imagine(Dream(model), actor, model.dynamics.initial(n), horizon)
-        outcomes = Outcomes(20 * torch.randn(states, n), torch.rand(states, n), torch.rand(states, n))
+        outcomes = Outcomes(20 * torch.randn(states, n), *torch.rand(3, states, n))
         trajectory = Trajectory(trajectory.latents.detach(), trajectory.actions.detach())
         return cls(actor, critics, trajectory, outcomes, settings)
 
@@ -251,7 +265,7 @@ def test_both_losses_golden_with_the_next_reward(model: WorldModel) -> None:
         following = v[4, i]
         for t in reversed(range(4)):  # outcomes[t] is of state t + 1
             d = 0.9 * outcomes.goes_on[t, i]
-            reward = outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i]
+            reward = outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * outcomes.cost[t, i]
             following = reward + d * (0.3 * v[t + 1, i] + 0.7 * following)
             returns[t, i] = following
         for t in range(1, 4):
@@ -281,7 +295,7 @@ def test_both_losses_golden_with_the_present_reward(model: WorldModel, version: 
         d = [0.9, *(0.9 * outcomes.goes_on[t, i].item() for t in range(1, 5))]  # the start goes on for certain
         targets, following = [0.0] * 4, v[4, i].item()
         for t in reversed(range(4)):
-            reward = (outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i]).item()
+            reward = (outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * outcomes.cost[t, i]).item()
             following = reward + d[t] * (0.3 * v[t + 1, i].item() + 0.7 * following)
             targets[t] = following
         first = 1 if version == 1 else 0
@@ -381,7 +395,7 @@ class TestReplay:
             goes_on = golden.outcomes.goes_on
             feature = golden.trajectory.latents.feature
             v = golden.critics.critic(feature).mean
-            reward = golden.outcomes.reward - 2.0 * golden.outcomes.disagreement
+            reward = golden.outcomes.reward - 2.0 * golden.outcomes.disagreement - 3.0 * golden.outcomes.cost
             returns, following = [], v[4]
             for t in reversed(range(4)):
                 following = reward[t] + 0.9 * goes_on[t] * (0.3 * v[t + 1] + 0.7 * following)
@@ -419,7 +433,8 @@ class SmoothDream(Dream):
 
     def outcomes(self, latents: Latent) -> Outcomes:
         reward = torch.sin(2 * latents.deter).sum(-1)
-        return Outcomes(reward, torch.sigmoid(latents.deter[..., 0]), torch.zeros_like(reward))
+        nothing = torch.zeros_like(reward)
+        return Outcomes(reward, torch.sigmoid(latents.deter[..., 0]), nothing, nothing)
 
 
 class Blinkered:

@@ -62,7 +62,7 @@ def test_open_loop_errors_compare_with_the_row_that_many_steps_behind_the_contex
 def test_the_ensemble_says_nothing_about_which_weights_are_the_best() -> None:
     """Its loss rises with what the states hold, so that weights of before the annealing would be kept."""
     errors = held_out_errors(make_model(), numbered_batch(), WorldSettings())
-    of_the_model = ("picture", "reward", "continue", "dynamics", "representation")
+    of_the_model = ("picture", "reward", "continue", "dynamics", "representation", "cost")
     assert errors["ensemble"] > 1.0
     assert errors["loss"] == pytest.approx(sum(errors[name] for name in of_the_model), rel=1e-5)
 

@@ -108,7 +108,7 @@ def test_every_part_of_every_variant_learns(variant: str) -> None:
     model = make_model(settings=settings.model)
     loss = world_loss(model, random_batch(), settings.world)
     names = ["picture", "reward", "continue", "dynamics", "representation"]
-    names += ["ensemble"] if settings.model.ensemble else []
+    names += [name for name in ("cost", "ensemble") if getattr(settings.model, name)]
     assert loss.total.item() == pytest.approx(sum(loss.parts[name].item() for name in names), rel=1e-5)
     assert all(torch.isfinite(part) for part in loss.parts.values())
     loss.total.backward()
@@ -136,7 +136,7 @@ def test_every_part_learns_and_the_total_is_the_sum_of_the_losses() -> None:
     model = make_model()
     settings = WorldSettings(free_nats=0.0)
     loss = world_loss(model, random_batch(), settings)
-    names = ("picture", "reward", "continue", "dynamics", "representation", "ensemble")
+    names = ("picture", "reward", "continue", "dynamics", "representation", "cost", "ensemble")
     assert loss.total.item() == pytest.approx(sum(loss.parts[name].item() for name in names), rel=1e-5)
     loss.total.backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
@@ -245,6 +245,18 @@ def test_the_ensemble_does_not_shape_the_model() -> None:
     world_loss(model, random_batch(), WorldSettings()).parts["ensemble"].backward()
     moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {"ensemble"}
+
+
+def test_the_cost_head_learns_what_its_own_row_costs_golden() -> None:
+    """A head that says 3 (a probability of .9526) pays ln(1 + e^-3) where all is grass, 3 more where nothing is."""
+    model, batch = make_model(), random_batch(1, 4)
+    with torch.no_grad():
+        model.cost_head.out.weight.zero_()
+        model.cost_head.out.bias.fill_(3.0)
+    green = torch.tensor([0, 255, 0], dtype=torch.uint8)[:, None, None]
+    batch.observation[0, 0], batch.observation[0, 1:] = green, 100
+    assert world_loss(model, batch, WorldSettings()).parts["cost"].item() == pytest.approx(0.0486 + 3 * 3 / 4, abs=1e-4)
+    assert model.cost(torch.zeros(2, model.features)).mean.tolist() == pytest.approx([0.9526] * 2, abs=1e-4)
 
 
 def test_the_batch_is_left_as_it_was() -> None:

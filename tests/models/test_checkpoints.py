@@ -51,7 +51,7 @@ def test_a_world_comes_back_with_all_that_is_needed_to_use_it(path: Path) -> Non
 def test_the_environment_is_named_where_it_is_not_carracing_as_it_comes(path: Path) -> None:
     assert load_weights(path)[1]["view"] == {"action_repeat": 3, "size": 64, "continuous": True}
     other = Interface(ViewSettings(env="Reach-v0", env_kwargs='{"speed": 2}', grey=True), (-1.0, 0.0), (1.0, 2.0))
-    save_world(path, build_world(SIZES, other), other)
+    save_world(path, build_world(SIZES.model_copy(update={"cost": False}), other), other)
     assert load_world(path).interface == other
 
 
@@ -114,30 +114,38 @@ def test_half_precision_is_read(path: Path) -> None:
     assert next(load_world(path).model.parameters()).dtype == torch.float32
 
 
-def test_models_of_before_there_were_mirrors_and_fine_inputs_have_none(path: Path) -> None:
+def test_models_of_before_there_were_mirrors_fine_inputs_and_costs_have_none(path: Path) -> None:
     interface = load_world(path).interface
-    plain = SIZES.model_copy(update={"mirror": False, "fine": False})
+    former = {"mirror": False, "fine": False, "cost": False}
+    plain = SIZES.model_copy(update=former)
     save_world(path, build_world(plain, interface), interface)
     tensors, header = load_weights(path)
-    assert not header["model"].pop("mirror") and not header["model"].pop("fine")
+    assert [header["model"].pop(name) for name in former] == [False] * 3
     save_weights(path, tensors, header)
     assert load_world(path).settings == plain
+
+
+def test_a_cost_where_nothing_is_to_be_avoided_is_refused(path: Path) -> None:
+    tensors, header = load_weights(path)
+    save_weights(path, tensors, header | {"view": header["view"] | {"env": "Pendulum-v1"}})
+    with pytest.raises(StageError, match=r"damaged header .*to be avoided in Pendulum-v1"):
+        load_world(path)
 
 
 def test_a_critic_comes_back_with_what_its_values_mean_and_one_of_before_the_symlog_was_steep(
     path: Path, tmp_path: Path
 ) -> None:
     world, kept = load_world(path), tmp_path / "critic.safetensors"
-    policy = PolicySettings(steepness=3.0, discount=0.9, penalty=0.5)
+    policy = PolicySettings(steepness=3.0, discount=0.9, penalty=0.5, cost=2.0)
     critic = Critic(world.model.features, SIZES, policy)
     save_critic(kept, critic, policy, "hash")
     loaded, feature = load_critic(kept, world), torch.randn(4, world.model.features)
     assert loaded.settings == policy
     assert torch.equal(loaded.critic(feature).mean, critic(feature).mean)
     tensors, header = load_weights(kept)
-    assert header.pop("steepness") == 3.0
+    assert (header.pop("steepness"), header.pop("cost")) == (3.0, 2.0)
     save_weights(kept, tensors, header)
-    assert load_critic(kept, world).settings == policy.model_copy(update={"steepness": 1.0})
+    assert load_critic(kept, world).settings == policy.model_copy(update={"steepness": 1.0, "cost": 0.0})
 
 
 Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]

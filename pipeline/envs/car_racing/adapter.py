@@ -10,11 +10,12 @@ import numpy as np
 from ...config import ViewSettings
 from ...errors import UsageError
 from ..actions import Action, Actions
-from ..adapter import Adapter, Described, Mirror, Pace
+from ..adapter import Adapter, Cost, Described, Mirror, Pace
 from ..random_policies import RandomPolicy
 from ..view import AgentView
 from .actions import ACTION_NAMES, GAS, action_bounds, car_actions
 from .drivers import make_policy
+from .grass import grass
 from .mirror import mirror
 from .scores import DriveScore
 
@@ -55,6 +56,11 @@ class CarRacing(Adapter):
     def mirror(self) -> Mirror:
         """See `Adapter.mirror`."""
         return mirror
+
+    @property
+    def cost(self) -> Cost:
+        """See `Adapter.cost`."""
+        return grass
 
     def check_bounds(self, low: Sequence[float], high: Sequence[float], *, discrete: bool) -> None:
         """See `Adapter.check_bounds`."""
