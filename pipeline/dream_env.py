@@ -71,7 +71,8 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Action]):
     Actions are the environment's own as a vector, such as `[steer, gas, brake]`, or the number of a discrete one, from
     0. The reward is what the world model expects. A drive terminates by chance, with the probability that the continue
     head gives (never, where the model has none). `info` has `goes_on`, one minus that probability, and `disagreement`,
-    of the ensemble of priors: it is large where the model is guessing (0 without an ensemble).
+    of the ensemble of priors: it is large where the model is guessing (0 without an ensemble). Also `cost`, how much of
+    what is to be avoided there is (0 without a cost head).
 
     `reset` begins in a recorded state, drawn at random. `options={"observations": ..., "actions": ...}` begins after a
     real drive instead: T observations (T, H, W, 3) uint8, stock ones or as seen here, and the T - 1 actions between.
@@ -234,7 +235,7 @@ class _Drives:
         over = torch.empty_like(goes_on).uniform_(generator=self._generator) >= goes_on
         self._steps += 1
         terminated: NDArray[np.bool_] = over.cpu().numpy()
-        info = {"goes_on": goes_on, "disagreement": said.disagreement}
+        info = {"goes_on": goes_on, "disagreement": said.disagreement, "cost": said.cost}
         return _Outcome(
             said.reward.double().cpu().numpy(),
             terminated,

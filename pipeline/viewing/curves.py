@@ -54,7 +54,7 @@ POLICY_PANELS = (
     Panel("Imagined reward a decision", ("reward",)),
     Panel("Value", ("value",)),
     Panel("Actor's entropy, nats", ("entropy",)),
-    Panel("Ensemble disagreement", ("disagreement",)),
+    Panel("Ensemble disagreement, cost", ("disagreement", "cost")),
     Panel("Scale of returns", ("scale",)),
 )
 _WORLD_COMPARED = (
