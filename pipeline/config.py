@@ -241,9 +241,6 @@ class PolicySettings(Section):
     cost: float = Field(
         10.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
     )
-    free_cost: float = Field(
-        0.4, ge=0, lt=1, description="cost that counts nothing; in CarRacing .4 is a car with its wheels at the edge"
-    )
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
     anneal: float = Field(0.4, ge=0, le=1, description="last share of the updates, in which the step sizes fall to 0")
@@ -580,7 +577,7 @@ def environment_changes(env: str) -> Changes:
 
 FORMER: Changes = {
     "model": {"mirror": False, "fine": False, "cost": False},
-    "policy": {"steepness": 1.0, "cost": 0.0, "free_cost": 0.0},
+    "policy": {"steepness": 1.0, "cost": 0.0},
 }
 """Settings that came later, with what there was before: of files that do not tell."""
 

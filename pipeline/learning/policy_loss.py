@@ -117,15 +117,6 @@ def utility(reward: Tensor, settings: PolicySettings) -> Tensor:
     return symlog(settings.steepness * reward) if settings.utility == "symlog" else reward
 
 
-def caution(outcomes: Outcomes, settings: PolicySettings) -> Tensor:
-    """What is taken off the utility, (...): beta D, and kappa max(0, g - g_0).
-
-    D is the ensemble's disagreement, where the dream may be wrong; g what is to be avoided, of which g_0 is free.
-    """
-    above = (outcomes.cost - settings.free_cost).clamp_min(0)
-    return settings.penalty * outcomes.disagreement + settings.cost * above
-
-
 def actor_objective(log_prob: Tensor, advantage: Tensor, credit: Tensor, settings: PolicySettings) -> Tensor:
     """What the actor is to raise, (...), by the setting `gradient` (DreamerV2, equation 6).
 
@@ -278,7 +269,8 @@ def assign_credit(
         outcomes, settings, soft, rows: see `policy_loss`.
         value: (H + 1, N), of states 0 .. H.
     """
-    reward = utility(outcomes.reward, settings) - caution(outcomes, settings)
+    reward = utility(outcomes.reward, settings)
+    reward = reward - settings.penalty * outcomes.disagreement - settings.cost * outcomes.cost
     discount = outcomes.goes_on if soft else settings.discount * outcomes.goes_on
     if settings.value == "next":
         start = None if rows is None else (~rows.is_terminal).flatten().float()  # what has ended cannot be acted in

@@ -21,7 +21,7 @@ from .actor_critic import Actor, Critic
 from .world_model import WorldModel
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_OF_VALUES = ("critic", "critic_layers", "value", "utility", "steepness", "discount", "penalty", "cost", "free_cost")
+_OF_VALUES = ("critic", "critic_layers", "value", "utility", "steepness", "discount", "penalty", "cost")
 """The settings that say what a critic's values are."""
 _TYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 """Of weights that can be read; written are the first."""

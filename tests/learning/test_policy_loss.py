@@ -168,15 +168,15 @@ def test_the_penalty_comes_off_the_reward_and_zero_changes_nothing(model: WorldM
     assert taken.parts["return"] < plain.parts["return"]
 
 
-def test_the_cost_comes_off_the_reward_as_far_as_it_is_not_free(model: WorldModel) -> None:
+def test_the_cost_comes_off_the_reward_and_zero_changes_nothing(model: WorldModel) -> None:
     reward = torch.randn(3, 4)
     none = losses(model, policy_settings(cost=0.0), reward, cost=0.7)[3]
-    free = losses(model, policy_settings(cost=4.0, free_cost=0.25), reward, cost=0.2)[3]
-    taken = losses(model, policy_settings(cost=4.0, free_cost=0.25), reward, cost=0.5)[3]
+    plain = losses(model, policy_settings(cost=4.0), reward, cost=0.0)[3]
+    taken = losses(model, policy_settings(cost=4.0), reward, cost=0.25)[3]
     lower = losses(model, policy_settings(cost=0.0), reward - 1.0)[3]
-    assert torch.equal(none.actor, free.actor)
+    assert torch.equal(none.actor, plain.actor)
     assert taken.parts["return"].item() == pytest.approx(lower.parts["return"].item())
-    assert taken.parts["cost"].item() == 0.5 and taken.parts["return"] < free.parts["return"]
+    assert taken.parts["cost"].item() == 0.25 and taken.parts["return"] < plain.parts["return"]
 
 
 def test_utility_golden() -> None:
@@ -233,7 +233,7 @@ class Golden:
     @classmethod
     def make(cls, model: WorldModel, states: int, horizon: int = 4, n: int = 3, **values: Any) -> Golden:
         torch.manual_seed(5)
-        caution = {"penalty": 2.0, "cost": 3.0, "free_cost": 0.25}
+        caution = {"penalty": 2.0, "cost": 3.0}
         settings = policy_settings(discount=0.9, lam=0.7, entropy=0.05, slow_scale=0.5, **caution, **values)
         actor, critics = (
             Actor(model.features, model.settings, settings, *NEUTRAL),
@@ -265,9 +265,7 @@ def test_both_losses_golden_with_the_next_reward(model: WorldModel) -> None:
         following = v[4, i]
         for t in reversed(range(4)):  # outcomes[t] is of state t + 1
             d = 0.9 * outcomes.goes_on[t, i]
-            reward = (
-                outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * max(0.0, outcomes.cost[t, i] - 0.25)
-            )
+            reward = outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * outcomes.cost[t, i]
             following = reward + d * (0.3 * v[t + 1, i] + 0.7 * following)
             returns[t, i] = following
         for t in range(1, 4):
@@ -297,9 +295,7 @@ def test_both_losses_golden_with_the_present_reward(model: WorldModel, version: 
         d = [0.9, *(0.9 * outcomes.goes_on[t, i].item() for t in range(1, 5))]  # the start goes on for certain
         targets, following = [0.0] * 4, v[4, i].item()
         for t in reversed(range(4)):
-            reward = (
-                outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * max(0.0, outcomes.cost[t, i] - 0.25)
-            ).item()
+            reward = (outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * outcomes.cost[t, i]).item()
             following = reward + d[t] * (0.3 * v[t + 1, i].item() + 0.7 * following)
             targets[t] = following
         first = 1 if version == 1 else 0
@@ -399,8 +395,7 @@ class TestReplay:
             goes_on = golden.outcomes.goes_on
             feature = golden.trajectory.latents.feature
             v = golden.critics.critic(feature).mean
-            reward = golden.outcomes.reward - 2.0 * golden.outcomes.disagreement
-            reward = reward - 3.0 * (golden.outcomes.cost - 0.25).clamp_min(0)
+            reward = golden.outcomes.reward - 2.0 * golden.outcomes.disagreement - 3.0 * golden.outcomes.cost
             returns, following = [], v[4]
             for t in reversed(range(4)):
                 following = reward[t] + 0.9 * goes_on[t] * (0.3 * v[t + 1] + 0.7 * following)
