@@ -236,10 +236,10 @@ class PolicySettings(Section):
     eps: float = Field(1e-8, gt=0, le=1, description="the optimizers' epsilon")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
-    entropy: float = Field(1e-3, ge=0, le=1, description="weight of the actor's entropy")
+    entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
     penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     cost: float = Field(
-        10.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
+        4.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
     )
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
@@ -372,7 +372,6 @@ _AS_PUBLISHED: dict[str, Any] = {
     "updates": 3000,
     "carry": 0.0,
     "utility": "linear",
-    "entropy": 3e-4,
     "penalty": 0.0,
     "cost": 0.0,
     "anneal": 0.0,
@@ -557,7 +556,7 @@ _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
     "model": {"fine": False, "cost": False},
-    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "entropy": 3e-4, "penalty": 1.0, "cost": 0.0},
+    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "penalty": 1.0, "cost": 0.0},
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},
