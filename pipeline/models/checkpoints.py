@@ -59,12 +59,13 @@ class LoadedWorld:
     interface: Interface
 
 
-def build_world(settings: ModelSettings, interface: Interface) -> WorldModel:
+def build_world(settings: ModelSettings, interface: Interface, *, to_fit: bool = True) -> WorldModel:
     """A world model with fresh weights.
 
-    Raises UsageError where these alone take more memory than there is, or the environment has no cost to learn.
+    Raises UsageError where these alone take more memory than there is, or, if it is to be fitted, nothing is known
+    for its cost head to learn.
     """
-    cost, memory = cost_of(interface.view, wanted=settings.cost), machine_memory()
+    cost, memory = cost_of(interface.view, wanted=settings.cost and to_fit), machine_memory()
     ration = _Ration(memory // 4)
     try:
         with ration:
@@ -101,12 +102,11 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
         known = {"model": FORMER["model"] | header["model"], "view": header["view"]}
         settings = validate({**known, "policy": {"penalty": 0.0, "cost": 0.0}})  # which go with any model
         low, high = (tuple(map(float, header[name])) for name in ("low", "high"))
-        cost_of(settings.view, wanted=settings.model.cost)
         adapter_of(settings.view.env).check_bounds(low, high, discrete=not settings.view.continuous)
         interface = Interface(settings.view, low, high)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise StageError(f"{path} has a damaged header ({error}); {_cure(path, 'world')}") from error
-    model = _filled(path, tensors, "world", lambda: build_world(settings.model, interface))
+    model = _filled(path, tensors, "world", lambda: build_world(settings.model, interface, to_fit=False))
     return LoadedWorld(model.to(device).requires_grad_(False).eval(), settings.model, interface)
 
 

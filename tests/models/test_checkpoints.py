@@ -125,11 +125,13 @@ def test_models_of_before_there_were_mirrors_fine_inputs_and_costs_have_none(pat
     assert load_world(path).settings == plain
 
 
-def test_a_cost_where_nothing_is_to_be_avoided_is_refused(path: Path) -> None:
+def test_a_cost_head_that_has_nothing_to_learn_is_not_built_but_read(path: Path) -> None:
     tensors, header = load_weights(path)
     save_weights(path, tensors, header | {"view": header["view"] | {"env": "Pendulum-v1"}})
-    with pytest.raises(StageError, match=r"damaged header .*to be avoided in Pendulum-v1"):
-        load_world(path)
+    world = load_world(path)
+    assert world.model.cost_of is None
+    with pytest.raises(UsageError, match=r"to be avoided in Pendulum-v1"):
+        build_world(world.settings, world.interface)
 
 
 def test_a_critic_comes_back_with_what_its_values_mean_and_one_of_before_the_symlog_was_steep(

@@ -124,7 +124,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 def test_a_full_disk_keeps_the_finished_episodes(disk: Callable[[str], Path], tmp_path: Path) -> None:
     settings = resolve("tiny", values=[("collect.decisions", 300)])
-    root = disk("size=200k")
+    root = disk("size=400k")
     with pytest.raises(DreamerError, match="cannot be written, for the disk is full"):
         collect(settings, name="drives", root=root, workers=1)
     kept = len(list((root / "drives" / "pending").glob("episode_*.hdf5")))
