@@ -82,7 +82,8 @@ fitting.LOG_EVERY = 1
 with distributed.joined():
     console.set_mute(not distributed.is_first())
     for variant in variants:
-        settings = resolve("tiny", variant=variant, values=values.items())
+        carried = {{"policy.carry": 0.75}} if variant == "laptop" else {{}}
+        settings = resolve("tiny", variant=variant, values=(values | carried).items())
         share_draws(WorldLearner, updates[0], torch.arange({BATCH})[distributed.rows({BATCH}, "batch")])
         fit_world(settings, run=Run(root / variant), data=data, device=cpu)
         starts = torch.arange({STARTS})
