@@ -1,7 +1,7 @@
 """Grass around the car: what a driver had better keep off.
 
-A tile that is missed costs its 3 or 4 points in a dream. On a track it costs the lap, which never ends without it, and
-so seven times as much. No reward tells that, but a picture shows how near the edge of the road is.
+A tile that is missed costs its 3 or 4 points in a dream. On a track it costs the lap too, which never ends without it:
+a tenth of a point for each step that is left. No reward tells that, but a picture shows how near the edge the car is.
 """
 
 from __future__ import annotations
