@@ -58,7 +58,7 @@ def count_policy(model: WorldModel, settings: Settings) -> float:
             start = model.dynamics.initial(policy.starts, device=SHAPES_ALONE)
             trajectory = imagine(dream, actor, start, policy.horizon)
             outcomes = dream.outcomes(trajectory.latents[1 if policy.value == "next" else 0 :])
-        loss = policy_loss(actor, critics, trajectory, outcomes, policy, soft=soft, rows=rows)
+        loss = policy_loss(actor, critics, trajectory, outcomes, policy, policy.entropy, soft=soft, rows=rows)
         (loss.actor + loss.critic).backward()
     operations: int = dreaming.get_total_flops()
     return operations / (policy.starts * policy.horizon)

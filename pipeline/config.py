@@ -64,7 +64,7 @@ class ViewSettings(Section):
         return arguments
 
 
-RandomPolicyName = Literal["mixture", "smooth", "glance", "sticky", "brownian", "uniform"]
+RandomPolicyName = Literal["mixture", "smooth", "glance", "launch", "sticky", "brownian", "uniform"]
 
 
 class CollectSettings(Section):
@@ -200,7 +200,7 @@ class PolicySettings(Section):
         1.0, gt=0, le=10, description="of the imagined states; above 1, less sure of what comes than the model is"
     )
     utility: Literal["linear", "symlog"] = Field(
-        "symlog",
+        "linear",
         description="what is summed up: the reward as it is, or a symlog of it, to which twice is less than twice",
     )
     steepness: float = Field(
@@ -236,10 +236,13 @@ class PolicySettings(Section):
     eps: float = Field(1e-8, gt=0, le=1, description="the optimizers' epsilon")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
-    entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
+    entropy: float = Field(1e-4, ge=0, le=1, description="weight of the actor's entropy")
+    entropy_boost: float = Field(
+        30.0, ge=1, le=1e6, description="times this weight at first; it has fallen to 1 when the step sizes begin to"
+    )
     penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     cost: float = Field(
-        4.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
+        30.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
     )
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
@@ -336,7 +339,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         "discrete actions have no gradient but policy.gradient = reinforce",
     )
     wild = settings.collect.policy
-    unfit = discrete and wild in ("brownian", "glance")
+    unfit = discrete and wild in ("brownian", "glance", "launch")
     yield unfit, f"collect.policy = {wild} draws continuous actions; choose mixture, smooth, sticky or uniform"
     divided = model.deter % model.blocks == 0 and 4 * model.depth % model.blocks == 0
     pooled = model.encoder == "pooled" and not memoryless
@@ -374,6 +377,7 @@ _AS_PUBLISHED: dict[str, Any] = {
     "utility": "linear",
     "penalty": 0.0,
     "cost": 0.0,
+    "entropy_boost": 1.0,
     "anneal": 0.0,
     "average_rate": 1.0,
 }
@@ -514,6 +518,7 @@ VARIANTS: dict[str, Changes] = {
         },
         "policy": {
             **_AS_PUBLISHED,
+            "entropy": 3e-4,
             "optimizer": "laprop",
             "actor_rate": 4e-5,
             "critic_rate": 4e-5,
@@ -556,7 +561,15 @@ _ANY: Changes = {
     "view": {"action_repeat": 1},
     "collect": {"limit": 1000},
     "model": {"fine": False, "cost": False},
-    "policy": {"updates": 3000, "carry": 0.75, "utility": "linear", "penalty": 1.0, "cost": 0.0},
+    "policy": {
+        "updates": 3000,
+        "carry": 0.75,
+        "utility": "linear",
+        "entropy": 3e-4,
+        "entropy_boost": 1.0,
+        "penalty": 1.0,
+        "cost": 0.0,
+    },
 }
 ENVIRONMENTS: dict[str, Changes] = {
     CAR_RACING: {},
@@ -576,7 +589,7 @@ def environment_changes(env: str) -> Changes:
 
 FORMER: Changes = {
     "model": {"mirror": False, "fine": False, "cost": False},
-    "policy": {"steepness": 1.0, "cost": 0.0},
+    "policy": {"steepness": 1.0, "cost": 0.0, "entropy_boost": 1.0},
 }
 """Settings that came later, with what there was before: of files that do not tell."""
 

@@ -229,7 +229,7 @@ ActingPolicy = Annotated[
     str | None,
     typer.Option(
         "--policy",
-        metavar="mixture|smooth|glance|sticky|brownian|uniform|artifacts/RUN",
+        metavar="mixture|smooth|glance|launch|sticky|brownian|uniform|artifacts/RUN",
         help="Random process that acts, or the run whose policy does.",
     ),
 ]

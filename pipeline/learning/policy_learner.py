@@ -21,7 +21,7 @@ from .optimizers import clip_gradients, make_optimizer, restore_optimizer
 from .policy_loss import Critics, PolicyLoss, policy_loss
 from .precision import autocast
 from .returns import ReturnScale
-from .schedule import set_step_size, step_size
+from .schedule import entropy_weight, set_step_size, step_size
 
 
 class PolicyLearner:
@@ -97,12 +97,18 @@ class PolicyLearner:
         # A context of its own: the weights cast without gradients above must not be used again.
         with autocast(self.model.device, settings.precision):
             critics = Critics(self.critic, self.slow_critic, self.scale)
-            loss = self._loss(self.actor, critics, trajectory, outcomes, settings, soft=self.soft, rows=rows)
+            entropy = self._entropy_weight(index)
+            loss = self._loss(self.actor, critics, trajectory, outcomes, settings, entropy, soft=self.soft, rows=rows)
         norms = self._step(loss)
         if settings.slow != "none" and index % settings.slow_every == 0:
             move_towards(self.slow_critic, self.critic, settings.slow_rate)
         move_towards(self.acting, self.actor, max(settings.average_rate, 1 / (index + 1)))
         return {**loss.parts, **norms}
+
+    def _entropy_weight(self, index: int) -> Tensor:
+        s = self.settings
+        weight = entropy_weight(s.entropy, index, self._last, boost=s.entropy_boost, anneal=s.anneal)
+        return torch.tensor(weight, device=self.model.device)
 
     def _draw_starts(self) -> tuple[Latent, Rows | None]:
         """Where to start: (N, ...); and where the critic learns from recorded rows too, those, (L, W) with L W = N.

@@ -138,7 +138,7 @@ def actor_objective(log_prob: Tensor, advantage: Tensor, credit: Tensor, setting
     return settings.mix * by_score + (1 - settings.mix) * credit
 
 
-def actor_loss(objective: Tensor, entropy: Tensor, weight: Tensor, entropy_scale: float) -> Tensor:
+def actor_loss(objective: Tensor, entropy: Tensor, weight: Tensor, entropy_scale: Tensor | float) -> Tensor:
     """Actor loss (DreamerV3, "Actor learning"; DreamerV2, eq. 6): -sg(w) (objective + eta H[pi(. | s)]), (...)."""
     return -weight.detach() * (objective + entropy_scale * entropy)
 
@@ -188,6 +188,7 @@ def policy_loss(
     trajectory: Trajectory,
     outcomes: Outcomes,
     settings: PolicySettings,
+    entropy_scale: Tensor | float,
     *,
     soft: bool = False,
     rows: Rows | None = None,
@@ -202,6 +203,7 @@ def policy_loss(
         trajectory: states (H + 1, N, ...) and actions (H, N, A).
         outcomes: where values begin with the next reward, of states 1 .. H, each (H, N); with the present, of 0 .. H.
         settings: see `PolicySettings`.
+        entropy_scale: weight of the actor's entropy in this update, see `schedule.entropy_weight`.
         soft: the discount is in `outcomes.goes_on` already.
         rows: (L, W) with L W = N, what was recorded with the starts, for the critic to learn from too.
     """
@@ -220,7 +222,7 @@ def policy_loss(
     with torch.set_grad_enabled(settings.entropy > 0):  # else it is only watched, and of some costly to differentiate
         entropy = policy.entropy()
     objective = actor_objective(log_prob, advantage, credit, settings)
-    actor_losses = actor_loss(objective, entropy, found.credit_weight, settings.entropy)
+    actor_losses = actor_loss(objective, entropy, found.credit_weight, entropy_scale)
     critic_losses = critic_loss(predicted, found.returns, critics.slow, feature[:-1], settings)[found.first :]
     critic_losses = found.weight.detach() * critic_losses
     assert actor_losses.shape == found.credit.shape, (actor_losses.shape, found.credit.shape)

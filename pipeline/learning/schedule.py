@@ -1,4 +1,4 @@
-"""The optimizers' step size over the updates: a function of the update's number, so that there is nothing to save."""
+"""What changes with the updates: functions of the update's number, so that there is nothing to save."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ def step_size(rate: float, index: int, updates: int, *, warmup: int, anneal: flo
     rise = (index + 1) / max(1, warmup)
     fall = (updates - index) / max(1.0, anneal * updates)
     return rate * min(1.0, rise, fall)
+
+
+def entropy_weight(weight: float, index: int, updates: int, *, boost: float, anneal: float) -> float:
+    """Falls from `boost` times `weight` to it, by the same factor an update, until the step size begins to fall.
+
+    An actor that stops trying early does not find out what it seldom does: that a brake, which rests near 0, helps.
+
+    Args:
+        weight: of the actor's entropy from then on.
+        index: of the update, 0 .. updates - 1.
+        updates: in all.
+        boost: how many times that it is at the first update.
+        anneal: share of the updates in which the step size falls.
+    """
+    passed = min(1.0, index / max(1.0, (1 - anneal) * updates))
+    return weight * float(boost ** (1 - passed))
 
 
 def set_step_size(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -56,7 +56,7 @@ def losses(model: WorldModel, settings: PolicySettings, reward: Tensor, disagree
     actor = Actor(model.features, model.settings, settings, *NEUTRAL)
     critics = make_critics(model, settings)
     trajectory = imagine(Dream(model), actor, model.dynamics.initial(4), 3)
-    loss = policy_loss(actor, critics, trajectory, outcomes_of(reward, disagreement, cost), settings)
+    loss = policy_loss(actor, critics, trajectory, outcomes_of(reward, disagreement, cost), settings, settings.entropy)
     return actor, critics, trajectory, loss
 
 
@@ -108,7 +108,7 @@ def test_losses_reach_their_own_network_only(model: WorldModel, gradient: str, c
     if gradient == "reinforce":  # then they are constants already where they come from
         trajectory = Trajectory(trajectory.latents.detach(), trajectory.actions.detach())
         outcomes = Outcomes(*(part.detach() for part in outcomes))
-    loss = policy_loss(actor, critics, trajectory, outcomes, settings)
+    loss = policy_loss(actor, critics, trajectory, outcomes, settings, settings.entropy)
     loss.actor.backward()
     assert all(p.grad is not None and p.grad.any() for p in actor.network.out.parameters())
     assert all(p.grad is None for critic in critics[:2] for p in critic.parameters())
@@ -128,7 +128,7 @@ def test_all_reinforce_in_the_mixture_is_reinforce(model: WorldModel) -> None:
     outcomes = outcomes_of(torch.arange(12.0).reshape(3, 4))
     for gradient, imagined in (("mixed", trajectory), ("reinforce", constant)):
         settings = policy_settings(gradient=gradient, mix=1.0)
-        loss = policy_loss(actor, make_critics(model, settings), imagined, outcomes, settings).actor
+        loss = policy_loss(actor, make_critics(model, settings), imagined, outcomes, settings, settings.entropy).actor
         gradients.append(torch.autograd.grad(loss, list(actor.parameters())))
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
     assert gradients[0][0].any()
@@ -215,7 +215,7 @@ def test_a_soft_head_holds_the_discount_already(model: WorldModel) -> None:
         for soft, mean in ((False, goes_on), (True, 0.8 * goes_on)):
             critics = critics._replace(scale=ReturnScale(0.5))
             outcomes = Outcomes(reward, mean, torch.zeros_like(reward), torch.zeros_like(reward))
-            loss = policy_loss(actor, critics, trajectory, outcomes, settings, soft=soft)
+            loss = policy_loss(actor, critics, trajectory, outcomes, settings, settings.entropy, soft=soft)
             found.append([loss.actor.item(), loss.critic.item(), loss.parts["return"].item()])
         assert found[0] == pytest.approx(found[1], rel=1e-5)
 
@@ -247,7 +247,9 @@ class Golden:
         return cls(actor, critics, trajectory, outcomes, settings)
 
     def losses(self, rows: Rows | None = None) -> tuple[float, float]:
-        loss = policy_loss(self.actor, self.critics, self.trajectory, self.outcomes, self.settings, rows=rows)
+        loss = policy_loss(
+            self.actor, self.critics, self.trajectory, self.outcomes, self.settings, self.settings.entropy, rows=rows
+        )
         return loss.actor.item(), loss.critic.item()
 
 
@@ -472,7 +474,7 @@ def test_the_dynamics_gradient_is_that_of_finite_differences(
         return trajectory, dream.outcomes(trajectory.latents)
 
     trajectory, outcomes = imagined(actor)
-    policy_loss(actor, critics, trajectory, outcomes, settings).actor.backward()
+    policy_loss(actor, critics, trajectory, outcomes, settings, settings.entropy).actor.backward()
     gradient = [p.grad.clone() for p in actor.parameters()]
     size = torch.stack([g.square().sum() for g in gradient]).sum().sqrt()
     seen = trajectory.latents.feature.detach()

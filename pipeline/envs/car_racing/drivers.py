@@ -11,7 +11,7 @@ Where actions are discrete, other drivers go by the same names.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import cv2
@@ -159,6 +159,53 @@ class Glance(Smooth):
         return action
 
 
+class Launch(RandomPolicy):
+    """Off at full gas, straight on; at speed the brake, a turn of the wheel, and again.
+
+    Other random drivers hardly ever brake from above 55 units/s and then turn while they are on the road still: they
+    have left it before they are so fast, or never are, for they brake. To a model of their drives, a car that has
+    braked hard turns a quarter too little: in front of a hairpin, it thinks, a brake is of no use.
+
+    Drawn for an episode: gas U(.8, 1). Then over and over:
+
+    - run-up: 12 to 20 decisions, straight on but for N(0, .02) a decision. The first ends at 40 to 75 units/s.
+    - brake: at a strength U(.05, 1), for 2.5 decisions on average (geometric); before one turn in four, none. With
+      probability 1/4 the foot stays on the gas.
+    - turn: the wheel at 1 - .7 u^2, with u from U(0, 1), to either side, for 7 decisions on average (geometric). As
+      likely as not it is there from the beginning of the brake on. Gas of U(0, .5), or as likely none.
+    """
+
+    name = "launch"
+    _LEAST, _MOST, _SHAKE = 12, 20, 0.02
+    _BRAKE_ENDS, _TURN_ENDS = 0.4, 0.15
+    _NO_BRAKE, _BOTH, _EARLY, _DRIVES = 0.25, 0.25, 0.5, 0.5
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
+        self._gas = rng.uniform(0.8, 1.0)
+        self._decisions = self._manoeuvres()
+
+    def __call__(self, _: Picture) -> NDArray[np.float32]:
+        """Go on with the manoeuvre for one decision."""
+        return np.array(next(self._decisions), dtype=np.float32)
+
+    def _manoeuvres(self) -> Iterator[tuple[float, float, float]]:
+        """Steering, gas and brake of one decision after the other."""
+        rng = self._rng
+        while True:
+            for _ in range(int(rng.integers(self._LEAST, self._MOST + 1))):
+                yield self._SHAKE * rng.normal(), self._gas, 0.0
+            brake = 0.0 if rng.random() < self._NO_BRAKE else rng.uniform(0.05, 1.0)
+            kept = self._gas if rng.random() < self._BOTH else 0.0
+            turn = (1.0 - 0.7 * rng.uniform() ** 2) * rng.choice([-1.0, 1.0])
+            gas = rng.uniform(0.0, 0.5) if rng.random() < self._DRIVES else 0.0
+            early = turn if rng.random() < self._EARLY else 0.0
+            for _ in range(int(rng.geometric(self._BRAKE_ENDS)) if brake else 0):
+                yield early, kept, brake
+            for _ in range(int(rng.geometric(self._TURN_ENDS))):
+                yield turn, gas, 0.0
+
+
 class UniformChoice(RandomPolicy):
     """One of the five actions drawn at each decision, each as likely. It brakes as often as it speeds up: it crawls."""
 
@@ -206,7 +253,7 @@ class Sticky(RandomPolicy):
 
 _Shares = Sequence[tuple[type[RandomPolicy], float]]
 
-_SHARES: _Shares = ((Glance, 0.8), (Smooth, 0.16), (Brownian, 0.03), (Uniform, 0.01))
+_SHARES: _Shares = ((Glance, 0.62), (Launch, 0.25), (Smooth, 0.09), (Brownian, 0.03), (Uniform, 0.01))
 _DISCRETE_SHARES: _Shares = ((Sticky, 0.97), (UniformChoice, 0.03))
 """Of the episodes of `mixture`. Drives that crawl stay on the road and last: of the decisions it is more."""
 
@@ -224,6 +271,7 @@ POLICIES: _Policies = {
     Brownian.name: Brownian,
     Smooth.name: Smooth,
     Glance.name: Glance,
+    Launch.name: Launch,
     "mixture": mixture,
 }
 """By name, where actions are continuous."""

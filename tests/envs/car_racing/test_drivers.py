@@ -38,11 +38,11 @@ def test_episodes_differ(name: str) -> None:
 
 
 def test_the_name_is_that_of_the_process_drawn() -> None:
-    for name in ("uniform", "brownian", "smooth", "glance"):
+    for name in ("uniform", "brownian", "smooth", "glance", "launch"):
         assert make_policy(name, np.random.default_rng(0)).name == name
     drawn = Counter(make_policy("mixture", np.random.default_rng(seed)).name for seed in range(1000))
-    assert set(drawn) == {"uniform", "brownian", "smooth", "glance"}
-    assert drawn["glance"] + drawn["smooth"] > 930 and 4 < drawn["glance"] / drawn["smooth"] < 6.3
+    assert set(drawn) == {"uniform", "brownian", "smooth", "glance", "launch"}
+    assert 580 < drawn["glance"] < 660 and 210 < drawn["launch"] < 290 and 60 < drawn["smooth"] < 120
 
 
 def test_uniform_covers_the_box() -> None:
@@ -72,6 +72,24 @@ def test_smooth_is_smooth_starts_straight_and_brakes_now_and_then() -> None:
     assert 0.3 < (gas[brake > 0] == 0).mean() < 0.7  # now one foot, now both
     brakes = [len(run) for drive in brake > 0 for run in "".join("01"[int(on)] for on in drive).split("0") if run]
     assert np.median(brakes) <= 3 and np.mean(np.array(brakes) > 20) > 0.03  # taps, and some hold until it stands
+
+
+def test_a_launch_runs_up_straight_then_brakes_and_turns_hard_to_either_side() -> None:
+    sides, braked, early = [], [], []
+    for seed in range(400):
+        steer, gas, brake = drive("launch", seed, 60).T
+        turned = np.abs(steer) > 0.2
+        begin = int(np.argmax(turned | (brake > 0)))  # the end of the run-up
+        assert 12 <= begin <= 20
+        assert np.abs(steer[:begin]).max() < 0.1 and (gas[:begin] == gas[0]).all() and gas[0] >= 0.8
+        turn = int(np.argmax(turned))
+        assert 0.3 <= abs(steer[turn]) <= 1 and (brake[begin:turn] > 0).all()  # nothing but the brake comes between
+        sides.append(np.sign(steer[turn]))
+        braked.append(brake[begin] > 0)
+        early.append(brake[turn] > 0)
+    assert 0.4 < np.mean(np.array(sides) > 0) < 0.6
+    assert 0.68 < np.mean(braked) < 0.82  # three in four
+    assert 0.42 < np.mean(np.array(early)[braked]) < 0.58  # half turn while they brake
 
 
 def test_only_who_glances_looks_at_the_picture() -> None:
