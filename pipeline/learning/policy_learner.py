@@ -108,7 +108,7 @@ class PolicyLearner:
     def _entropy_weight(self, index: int) -> Tensor:
         s = self.settings
         weight = entropy_weight(s.entropy, index, self._last, boost=s.entropy_boost, anneal=s.anneal)
-        return torch.tensor(weight, device=self.model.device)
+        return torch.full((), weight, device=self.model.device)
 
     def _draw_starts(self) -> tuple[Latent, Rows | None]:
         """Where to start: (N, ...); and where the critic learns from recorded rows too, those, (L, W) with L W = N.

@@ -18,6 +18,7 @@ from pipeline.learning.encoding import Rows
 from pipeline.learning.imagination import Dream, Outcomes
 from pipeline.learning.optimizers import LaProp
 from pipeline.learning.policy_learner import PolicyLearner
+from pipeline.learning.policy_loss import PolicyLoss, policy_loss
 from pipeline.models.actor_critic import Actor
 from pipeline.models.checkpoints import Interface, build_world
 from pipeline.models.dynamics import Latent
@@ -70,6 +71,20 @@ def test_an_update_asks_the_dream_about_the_states_whose_rewards_count(
     assert deter.shape[:2] == (states, 8)
     assert last is not None and torch.equal(deter[-1], last.deter)
     assert bool(deter[0].any()) == (value == "next")  # the start is zeros
+
+
+def test_the_weight_of_the_entropy_falls_from_update_to_update(model: WorldModel) -> None:
+    learner = make_learner(model, entropy=0.25, entropy_boost=16.0, anneal=0.5, updates=4)
+    weights = []
+
+    def listening(*inputs: Any, **options: Any) -> PolicyLoss:
+        weights.append(inputs[5].item())
+        return policy_loss(*inputs, **options)
+
+    learner._loss = listening
+    for index in range(4):
+        learner.update(index)
+    assert weights == [4.0, 1.0, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "mixed"])
@@ -176,9 +191,9 @@ def test_a_compiled_update_gives_the_same_losses() -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
     torch._dynamo.utils.counters.clear()
+    small = {"policy.horizon": 2, "policy.cost": 1.0}  # returns near 1: what rounds otherwise is little
     plain, fast = (
-        fit(learner_of(tiny("laptop", **{"policy.compile": chosen, "policy.horizon": 2}), False), 0, 3)
-        for chosen in (False, True)
+        fit(learner_of(tiny("laptop", **{"policy.compile": chosen, **small}), False), 0, 3) for chosen in (False, True)
     )
     for one, other in zip(plain, fast, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
@@ -364,7 +379,7 @@ V2 = {**V1, "slow": "target", "slow_rate": 1.0, "slow_every": 20, "distribution"
     ids=["v3", "v1", "v2", "v2-mixed", "v2-reinforce"],
 )
 def test_the_policy_finds_the_best_action_in_imagination(model: WorldModel, convention: dict[str, Any]) -> None:
-    values = {"penalty": 0.0, "steepness": 1.0, "entropy": 3e-4, **convention}
+    values = {"penalty": 0.0, "entropy": 3e-4, "entropy_boost": 1.0, **convention}
     learner = make_learner(model, starts=64, horizon=5, carry=0.0, actor_rate=3e-3, critic_rate=3e-3, **values)
     learner.dream = SlopeDream(model)
     for index in range(250):
@@ -394,7 +409,7 @@ def test_the_policy_finds_the_best_of_discrete_actions(sizes: ModelSettings, val
     model = build_world(sizes, interface).requires_grad_(False)
     settings = PolicySettings(
         starts=64, horizon=5, carry=0.0, actor_rate=1e-2, critic_rate=1e-2, penalty=0.0, precision="float32",
-        actor_layers=1, critic_layers=1, value=value,
+        actor_layers=1, critic_layers=1, value=value, entropy=3e-4, entropy_boost=1.0,
     )  # fmt: skip
     frequencies = torch.tensor([0.5, 0.2, 0.3])
     actor = Actor(model.features, model.settings, settings, frequencies, torch.zeros(3), discrete=True)
