@@ -70,7 +70,7 @@ def test_it_does_not_depend_on_workers_or_on_how_often_it_was_extended(collected
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of two parts of a data set, the first one larger than it need be. Shared: not to be changed."""
     root = tmp_path_factory.mktemp("shards")
-    for decisions, shard in ((300, Shard(1, 2)), (150, Shard(2, 2))):
+    for decisions, shard in ((450, Shard(1, 2)), (150, Shard(2, 2))):
         path = collect(tiny(decisions), name=NAME, root=root, workers=1, shard=shard)
         assert path.name == f"{NAME}-{shard.number}of2"
         with EpisodeStore.open(path) as store:
