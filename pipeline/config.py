@@ -238,7 +238,7 @@ class PolicySettings(Section):
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
     entropy: float = Field(1e-4, ge=0, le=1, description="weight of the actor's entropy")
     entropy_boost: float = Field(
-        30.0, ge=1, le=1e6, description="how many times that it is at first; it falls until the step sizes begin to fall"
+        30.0, ge=1, le=1e6, description="how many times that it is at first; it falls until the step sizes do"
     )
     penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     cost: float = Field(
