@@ -6,6 +6,7 @@ the system clears its pages each time. Keeping the memory makes updates several 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -27,3 +28,11 @@ def keep_memory() -> bool:
         return False
     kept = (mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, 2**31 - 1), mallopt(_TOP_PAD, 2**28))
     return all(kept)
+
+
+def release_memory() -> None:
+    """Hand back what was freed, where `keep_memory` keeps it: after a step that took much and does not come again."""
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

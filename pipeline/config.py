@@ -190,6 +190,12 @@ class PolicySettings(Section):
     updates: int = Field(2000, ge=1, le=10_000_000, description="gradient updates")
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
+    costly_starts: float = Field(
+        0.1,
+        ge=0.01,
+        le=1,
+        description="share of the recorded states of cost 1 (`model.cost`) to start in; of cost 0 it is all",
+    )
     carry: float = Field(
         0.0,
         ge=0,
@@ -242,7 +248,10 @@ class PolicySettings(Section):
     )
     penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     cost: float = Field(
-        30.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
+        0.0, ge=0, le=1000, description="weight of the cost head's cost (`model.cost`), taken off the reward"
+    )
+    cost_ends: float = Field(
+        0.3, ge=0, le=1, description="probability that all ends in a state of cost 1, and no later reward counts"
     )
     actor_rate: float = Field(1e-3, gt=0, le=1, description="actor's step size, before annealing")
     critic_rate: float = Field(1e-3, gt=0, le=1, description="critic's step size, before annealing")
@@ -332,7 +341,9 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         "model.dynamics = memoryless has no h for a model.ensemble to read; set it to 0",
     )
     yield policy.penalty > 0 and model.ensemble == 0, "policy.penalty needs a model.ensemble that can disagree"
-    yield policy.cost > 0 and not model.cost, "policy.cost needs model.cost, whose head says what there is of it"
+    for name in ("cost", "cost_ends"):
+        idle = getattr(policy, name) > 0 and not model.cost
+        yield idle, f"policy.{name} needs model.cost, whose head says what there is of it"
     yield model.cell == "blocks" and model.deter % model.blocks > 0, "model.deter must be a multiple of model.blocks"
     yield (
         discrete and policy.gradient != "reinforce",
@@ -376,7 +387,7 @@ _AS_PUBLISHED: dict[str, Any] = {
     "carry": 0.0,
     "utility": "linear",
     "penalty": 0.0,
-    "cost": 0.0,
+    "cost_ends": 0.0,
     "entropy_boost": 1.0,
     "anneal": 0.0,
     "average_rate": 1.0,
@@ -568,7 +579,7 @@ _ANY: Changes = {
         "entropy": 3e-4,
         "entropy_boost": 1.0,
         "penalty": 1.0,
-        "cost": 0.0,
+        "cost_ends": 0.0,
     },
 }
 ENVIRONMENTS: dict[str, Changes] = {
@@ -589,7 +600,7 @@ def environment_changes(env: str) -> Changes:
 
 FORMER: Changes = {
     "model": {"mirror": False, "fine": False, "cost": False},
-    "policy": {"steepness": 1.0, "cost": 0.0, "entropy_boost": 1.0},
+    "policy": {"steepness": 1.0, "cost": 0.0, "cost_ends": 0.0, "costly_starts": 1.0, "entropy_boost": 1.0},
 }
 """Settings that came later, with what there was before: of files that do not tell."""
 

@@ -69,7 +69,8 @@ def test_the_variants_differ_as_their_papers_do() -> None:
     [
         ("memoryless", [("model.ensemble", 5)], r"memoryless has no h for a model\.ensemble"),
         ("laptop", [("model.ensemble", 0)], r"policy\.penalty needs a model\.ensemble"),
-        ("laptop", [("model.cost", False)], r"policy\.cost needs model\.cost"),
+        ("laptop", [("model.cost", False)], r"policy\.cost_ends needs model\.cost"),
+        ("v3", [("policy.cost", 4.0)], r"policy\.cost needs model\.cost"),
         ("v3", [("model.deter", 260)], r"multiple of model\.blocks"),
         ("v1", [("view.continuous", False)], r"discrete actions .* policy\.gradient = reinforce"),
         ("v3", [("policy.value", "present")], r"policy\.replay_scale needs policy\.value = next"),

@@ -274,6 +274,7 @@ def assign_credit(
     reward = utility(outcomes.reward, settings)
     reward = reward - settings.penalty * outcomes.disagreement - settings.cost * outcomes.cost
     discount = outcomes.goes_on if soft else settings.discount * outcomes.goes_on
+    discount = discount * (1 - settings.cost_ends * outcomes.cost)
     if settings.value == "next":
         start = None if rows is None else (~rows.is_terminal).flatten().float()  # what has ended cannot be acted in
         return credit_next(reward, discount, value, settings.lam, start)

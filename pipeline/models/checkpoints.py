@@ -21,7 +21,7 @@ from .actor_critic import Actor, Critic
 from .world_model import WorldModel
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_OF_VALUES = ("critic", "critic_layers", "value", "utility", "steepness", "discount", "penalty", "cost")
+_OF_VALUES = ("critic", "critic_layers", "value", "utility", "steepness", "discount", "penalty", "cost", "cost_ends")
 """The settings that say what a critic's values are."""
 _TYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 """Of weights that can be read; written are the first."""
@@ -100,7 +100,7 @@ def load_world(path: Path, device: torch.device | str = "cpu") -> LoadedWorld:
     check_header(path, header, "world")
     try:
         known = {"model": FORMER["model"] | header["model"], "view": header["view"]}
-        settings = validate({**known, "policy": {"penalty": 0.0, "cost": 0.0}})  # which go with any model
+        settings = validate({**known, "policy": {"penalty": 0.0, "cost_ends": 0.0}})  # which go with any model
         low, high = (tuple(map(float, header[name])) for name in ("low", "high"))
         adapter_of(settings.view.env).check_bounds(low, high, discrete=not settings.view.continuous)
         interface = Interface(settings.view, low, high)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from .. import console, distributed
+from ..allocator import release_memory
 from ..artifacts import Manifest, Run, StageFolder, file_hash, learned_from
 from ..config import STAGE_SECTIONS, Settings
 from ..devices import deterministic
@@ -128,7 +129,10 @@ def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> 
     length = policy.replay_length if with_rows else 2
     mirror = mirror_of(world.interface.view, wanted=world.settings.mirror)
     windows = Windows(store, episodes, length, settings.world.memory_gib, mirror=mirror)
-    return encode(world.model, windows, policy.precision, with_rows=with_rows)
+    encoded = encode(world.model, windows, policy.precision, with_rows=with_rows, costly=policy.costly_starts)
+    del windows  # the pictures, which are not looked at again
+    release_memory()
+    return encoded
 
 
 def _learner(settings: Settings, world: LoadedWorld, encoded: EncodedData) -> PolicyLearner:

@@ -259,7 +259,7 @@ def test_collecting_by_a_policy_takes_the_view_of_its_world_model(calls: Calls, 
 def test_the_environment_is_an_option_and_the_data_set_and_the_run_remember_it(calls: Calls) -> None:
     kwargs = {"view.env": "ALE/Boxing-v5", "view.env_kwargs": '{"mode": 1}'}
     expected = resolve(values=list(kwargs.items()))
-    assert (expected.policy.cost, resolve().policy.cost) == (0.0, 30.0)
+    assert (expected.policy.cost_ends, resolve().policy.cost_ends) == (0.0, 0.3)
     assert dreamer("collect", "--env", "ALE/Boxing-v5", "--env-kwargs", '{ "mode": 1 }') == 0
     assert calls[0][1][0] == expected
     data = Path("data/carracing/metadata.json")

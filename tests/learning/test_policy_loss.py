@@ -170,13 +170,24 @@ def test_the_penalty_comes_off_the_reward_and_zero_changes_nothing(model: WorldM
 
 def test_the_cost_comes_off_the_reward_and_zero_changes_nothing(model: WorldModel) -> None:
     reward = torch.randn(3, 4)
-    none = losses(model, policy_settings(cost=0.0), reward, cost=0.7)[3]
-    plain = losses(model, policy_settings(cost=4.0), reward, cost=0.0)[3]
-    taken = losses(model, policy_settings(cost=4.0), reward, cost=0.25)[3]
-    lower = losses(model, policy_settings(cost=0.0), reward - 1.0)[3]
+    none = losses(model, policy_settings(cost=0.0, cost_ends=0.0), reward, cost=0.7)[3]
+    plain = losses(model, policy_settings(cost=4.0, cost_ends=0.0), reward, cost=0.0)[3]
+    taken = losses(model, policy_settings(cost=4.0, cost_ends=0.0), reward, cost=0.25)[3]
+    lower = losses(model, policy_settings(cost=0.0, cost_ends=0.0), reward - 1.0)[3]
     assert torch.equal(none.actor, plain.actor)
     assert taken.parts["return"].item() == pytest.approx(lower.parts["return"].item())
     assert taken.parts["cost"].item() == 0.25 and taken.parts["return"] < plain.parts["return"]
+
+
+def test_where_it_costs_all_may_end_and_zero_changes_nothing(model: WorldModel) -> None:
+    """The dream's own end, 0.8 here, and that by the cost, 1 - 0.5 * 0.4, are the same to a return: 0.8 twice."""
+    reward, settings = torch.ones(3, 4), {"penalty": 0.0, "discount": 0.9, "lam": 1.0}
+    none = losses(model, policy_settings(cost_ends=0.0, **settings), reward, cost=0.4)[3]
+    free = losses(model, policy_settings(cost_ends=0.5, **settings), reward, cost=0.0)[3]
+    ends = losses(model, policy_settings(cost_ends=0.5, **settings), reward, cost=0.4)[3]
+    assert torch.equal(none.actor, free.actor) and torch.equal(none.critic, free.critic)
+    assert none.parts["return"].item() == pytest.approx(1 + 0.9 + 0.81)  # a fresh critic says 0
+    assert ends.parts["return"].item() == pytest.approx(1 + 0.9 * 0.8 + 0.81 * 0.64)
 
 
 def test_utility_golden() -> None:
@@ -230,10 +241,15 @@ class Golden:
     outcomes: Outcomes
     settings: PolicySettings
 
+    @property
+    def goes_on(self) -> Tensor:
+        """What is left of the probability after a quarter of the cost."""
+        return self.outcomes.goes_on * (1 - 0.25 * self.outcomes.cost)
+
     @classmethod
     def make(cls, model: WorldModel, states: int, horizon: int = 4, n: int = 3, **values: Any) -> Golden:
         torch.manual_seed(5)
-        caution = {"penalty": 2.0, "cost": 3.0}
+        caution = {"penalty": 2.0, "cost": 3.0, "cost_ends": 0.25}
         settings = policy_settings(discount=0.9, lam=0.7, entropy=0.05, slow_scale=0.5, **caution, **values)
         actor, critics = (
             Actor(model.features, model.settings, settings, *NEUTRAL),
@@ -266,12 +282,12 @@ def test_both_losses_golden_with_the_next_reward(model: WorldModel) -> None:
     for i in range(3):
         following = v[4, i]
         for t in reversed(range(4)):  # outcomes[t] is of state t + 1
-            d = 0.9 * outcomes.goes_on[t, i]
+            d = 0.9 * golden.goes_on[t, i]
             reward = outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * outcomes.cost[t, i]
             following = reward + d * (0.3 * v[t + 1, i] + 0.7 * following)
             returns[t, i] = following
         for t in range(1, 4):
-            weight[t, i] = weight[t - 1, i] * 0.9 * outcomes.goes_on[t - 1, i]
+            weight[t, i] = weight[t - 1, i] * 0.9 * golden.goes_on[t - 1, i]
     flat = returns.flatten().sort().values.numpy()
     spread = max(1.0, 0.5 * float(np.quantile(flat, 0.95) - np.quantile(flat, 0.05)))
     assert spread > 1
@@ -294,7 +310,7 @@ def test_both_losses_golden_with_the_present_reward(model: WorldModel, version: 
     log_prob, entropy = policy.log_prob(golden.trajectory.actions), policy.entropy()
     actor_terms, critic_terms = [], []
     for i in range(3):
-        d = [0.9, *(0.9 * outcomes.goes_on[t, i].item() for t in range(1, 5))]  # the start goes on for certain
+        d = [0.9, *(0.9 * golden.goes_on[t, i].item() for t in range(1, 5))]  # the start goes on for certain
         targets, following = [0.0] * 4, v[4, i].item()
         for t in reversed(range(4)):
             reward = (outcomes.reward[t, i] - 2.0 * outcomes.disagreement[t, i] - 3.0 * outcomes.cost[t, i]).item()
@@ -394,7 +410,7 @@ class TestReplay:
         rows = Rows(torch.randn(2, 2), ended, ended)
         with torch.no_grad():
             actor, critic = golden.losses(rows)
-            goes_on = golden.outcomes.goes_on
+            goes_on = golden.goes_on
             feature = golden.trajectory.latents.feature
             v = golden.critics.critic(feature).mean
             reward = golden.outcomes.reward - 2.0 * golden.outcomes.disagreement - 3.0 * golden.outcomes.cost

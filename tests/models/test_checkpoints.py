@@ -138,16 +138,18 @@ def test_a_critic_comes_back_with_what_its_values_mean_and_one_of_before_the_sym
     path: Path, tmp_path: Path
 ) -> None:
     world, kept = load_world(path), tmp_path / "critic.safetensors"
-    policy = PolicySettings(steepness=3.0, discount=0.9, penalty=0.5, cost=2.0)
+    policy = PolicySettings(steepness=3.0, discount=0.9, penalty=0.5, cost=2.0, cost_ends=0.5)
     critic = Critic(world.model.features, SIZES, policy)
     save_critic(kept, critic, policy, "hash")
     loaded, feature = load_critic(kept, world), torch.randn(4, world.model.features)
     assert loaded.settings == policy
     assert torch.equal(loaded.critic(feature).mean, critic(feature).mean)
     tensors, header = load_weights(kept)
-    assert (header.pop("steepness"), header.pop("cost")) == (3.0, 2.0)
+    assert [header.pop(name) for name in ("steepness", "cost", "cost_ends")] == [3.0, 2.0, 0.5]
     save_weights(kept, tensors, header)
-    assert load_critic(kept, world).settings == policy.model_copy(update={"steepness": 1.0, "cost": 0.0})
+    assert load_critic(kept, world).settings == policy.model_copy(
+        update={"steepness": 1.0, "cost": 0.0, "cost_ends": 0.0}
+    )
 
 
 Harm = Callable[[dict[str, Tensor], dict[str, Any]], object]
