@@ -190,12 +190,6 @@ class PolicySettings(Section):
     updates: int = Field(2000, ge=1, le=10_000_000, description="gradient updates")
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
-    costly_starts: float = Field(
-        0.1,
-        ge=0.01,
-        le=1,
-        description="share of the recorded states of cost 1 (`model.cost`) to start in; of cost 0 it is all",
-    )
     carry: float = Field(
         0.0,
         ge=0,
@@ -242,7 +236,7 @@ class PolicySettings(Section):
     eps: float = Field(1e-8, gt=0, le=1, description="the optimizers' epsilon")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
-    entropy: float = Field(1e-4, ge=0, le=1, description="weight of the actor's entropy")
+    entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
     entropy_boost: float = Field(
         30.0, ge=1, le=1e6, description="how many times that it is at first; it falls until the step sizes do"
     )
@@ -600,7 +594,7 @@ def environment_changes(env: str) -> Changes:
 
 FORMER: Changes = {
     "model": {"mirror": False, "fine": False, "cost": False},
-    "policy": {"steepness": 1.0, "cost": 0.0, "cost_ends": 0.0, "costly_starts": 1.0, "entropy_boost": 1.0},
+    "policy": {"steepness": 1.0, "cost": 0.0, "cost_ends": 0.0, "entropy_boost": 1.0},
 }
 """Settings that came later, with what there was before: of files that do not tell."""
 

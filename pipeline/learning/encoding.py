@@ -77,9 +77,7 @@ def _type_of_z(model: WorldModel) -> torch.dtype:
 
 
 @torch.no_grad()
-def encode(
-    model: WorldModel, windows: Windows, precision: str, *, with_rows: bool = False, costly: float = 1.0
-) -> EncodedData:
+def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bool = False) -> EncodedData:
     """Run the world model over whole episodes, each from its first observation, so that no state lacks its history.
 
     Args:
@@ -87,7 +85,6 @@ def encode(
         windows: the episodes.
         precision: 'float32' or 'bfloat16'.
         with_rows: keep what was recorded, and the terminal states with it.
-        costly: probability with which a state of cost 1 is kept, others in proportion; without rows, which have no gap.
     """
     most, filled, device = int(windows.lengths.sum()), 0, model.device
     deter = torch.empty(most, model.dynamics.deter_width, device=device)
@@ -100,7 +97,7 @@ def encode(
             batch, mask = windows.episode_batch(order[first : first + _EPISODES])
             batch, mask = batch.to(model.device), mask.to(model.device)
             states = model.observe(batch.observation, batch.action, batch.is_first)
-            kept = (mask if with_rows else mask & ~batch.is_terminal & _drawn(model, states, costly)).flatten()
+            kept = (mask if with_rows else mask & ~batch.is_terminal).flatten()
             new = slice(filled, filled + int(kept.sum()))
             deter[new], stoch[new] = states.deter.flatten(0, 1)[kept], states.stoch.flatten(0, 1)[kept]
             filled = new.stop
@@ -113,11 +110,3 @@ def encode(
     action = torch.cat(actions)
     recorded = Rows(*(torch.cat(part) for part in zip(*rows, strict=True))) if with_rows else None
     return EncodedData(Latent(deter[:filled], stoch[:filled]), action.mean(0), action.std(0), recorded)
-
-
-def _drawn(model: WorldModel, states: Latent, costly: float) -> Tensor:
-    """Which states (L, B, ...) to keep, (L, B) bool: with what they cost, ever fewer."""
-    if costly == 1 or not model.settings.cost:
-        return torch.ones(states.deter.shape[:2], dtype=torch.bool, device=states.deter.device)
-    cost = model.cost(states.feature).mean
-    return torch.rand(cost.shape, device=cost.device) < 1 - (1 - costly) * cost

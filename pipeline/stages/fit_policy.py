@@ -129,7 +129,7 @@ def encode_data(world: LoadedWorld, store: EpisodeStore, settings: Settings) -> 
     length = policy.replay_length if with_rows else 2
     mirror = mirror_of(world.interface.view, wanted=world.settings.mirror)
     windows = Windows(store, episodes, length, settings.world.memory_gib, mirror=mirror)
-    encoded = encode(world.model, windows, policy.precision, with_rows=with_rows, costly=policy.costly_starts)
+    encoded = encode(world.model, windows, policy.precision, with_rows=with_rows)
     del windows  # the pictures, which are not looked at again
     release_memory()
     return encoded

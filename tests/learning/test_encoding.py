@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.config import ModelSettings, ViewSettings
 from pipeline.episodes.episode import Batch
@@ -36,29 +36,10 @@ class TwoEpisodes:
         return batch, mask
 
 
-class ManyEpisodes(TwoEpisodes):
-    """A thousand times these."""
-
-    episodes = tuple(range(2000))
-    lengths = torch.tensor([4, 2] * 1000).numpy()
-
-    def episode_batch(self, episodes: list[int]) -> tuple[Batch, Tensor]:
-        assert len(episodes) == 16
-        batch, mask = super().episode_batch(episodes)
-        parts = (batch.observation, batch.action, batch.reward, batch.is_first, batch.is_terminal)
-        return Batch(*(part.repeat(8, *[1] * (part.dim() - 1)) for part in parts)), mask.repeat(8, 1)
-
-
-def encode_two(sizes: ModelSettings, **options: Any) -> EncodedData:
-    return encode_all(TwoEpisodes(), sizes, **options)
-
-
-def encode_all(episodes: TwoEpisodes, sizes: ModelSettings, cost: float = 0.0, **options: Any) -> EncodedData:
+def encode_two(sizes: ModelSettings, **options: bool) -> EncodedData:
     torch.manual_seed(0)
     model = build_world(sizes, Interface(ViewSettings(), (-1.0,), (1.0,)))
-    if sizes.cost:
-        nn.init.constant_(model.cost_head.out.bias, cost)
-    windows: Any = episodes
+    windows: Any = TwoEpisodes()
     return encode(model, windows, "float32", **options)
 
 
@@ -82,23 +63,6 @@ def test_rows_stand_beside_their_states_one_episode_after_the_other() -> None:
     living = ~encoded.rows.is_terminal
     assert torch.equal(encoded.states.deter[living], without.states.deter)
     assert torch.equal(encoded.states.stoch[living], without.states.stoch)
-
-
-def test_of_what_costs_the_share_that_is_asked_for_is_kept() -> None:
-    """A head that says ln 3 means a cost of .75: of 5000 states 1 - .75 * .8 are kept."""
-    every = encode_all(ManyEpisodes(), SIZES, cost=float(np.log(3)))
-    some = encode_all(ManyEpisodes(), SIZES, cost=float(np.log(3)), costly=0.2)
-    assert len(every.states.deter) == 5000
-    assert len(some.states.deter) == len(some.states.stoch) == pytest.approx(0.4 * 5000, rel=0.05)
-    assert (some.action_mean, some.action_std) == (every.action_mean, every.action_std)
-    free = encode_all(ManyEpisodes(), SIZES, cost=-20.0, costly=0.2)
-    assert len(free.states.deter) == 5000
-    without = encode_all(ManyEpisodes(), SIZES.model_copy(update={"cost": False}), costly=0.2)
-    assert len(without.states.deter) == 5000
-
-
-def test_where_rows_stand_beside_the_states_none_is_left_out() -> None:
-    assert len(encode_two(SIZES, cost=20.0, with_rows=True, costly=0.01).states.deter) == 6
 
 
 def test_gaussian_states_keep_their_numbers() -> None:
