@@ -121,6 +121,7 @@ class Source:
         decisions: in it.
         kind: who acted: a random process, a policy that had been fitted before, or whoever was at `dreamer play`.
         driver: name of the run whose policy it was.
+        seed: that it was collected with.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Source:
     decisions: Annotated[int, Field(ge=1, le=10**8)] | None = None
     kind: Literal["random", "driven", "played"] | None = None
     driver: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
 
 def learned_from(sources: Sequence[Source]) -> str | None:

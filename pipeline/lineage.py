@@ -218,6 +218,8 @@ def _collecting(run: Run, source: Source, *, alone: bool) -> str:
         return ""
     if source.decisions is not None and not alone:  # the settings count the decisions of all
         settings = settings.with_value("collect.decisions", source.decisions)
+    if source.seed is not None:
+        settings = settings.with_value("seed", source.seed)
     driver = f" --policy artifacts/{source.driver}" if source.driver and is_name(source.driver) else ""
     return f"dreamer collect --data {source.name}{driver} {options_for(settings, STAGE_SECTIONS['collect'])}".rstrip()
 

@@ -95,7 +95,7 @@ def test_several_data_sets_are_one_step_as_good_as_the_worst(finished_run: Run) 
     joint = joint_fingerprint(list(digests.values()))
     manifest = finished_run.world.read_manifest()
     assert manifest is not None
-    sources = [Source("demo", DATA_HASH, 5, "random"), Source("two", "e" * 64, 7, "driven", "first")]
+    sources = [Source("demo", DATA_HASH, 5, "random"), Source("two", "e" * 64, 7, "driven", "first", 3)]
     finished_run.world.write_manifest(replace(manifest.with_sources(sources), inputs={"data": joint}))
     policy = finished_run.policy.read_manifest()
     assert policy is not None
@@ -110,6 +110,7 @@ def test_several_data_sets_are_one_step_as_good_as_the_worst(finished_run: Run) 
     first, second, fitting, *_ = commands(chain)
     assert first.startswith("dreamer collect --data demo --preset tiny") and "collect.decisions=5" in first
     assert second.startswith("dreamer collect --data two --policy artifacts/first ") and "decisions=7" in second
+    assert "--seed" not in first and "--seed 3" in second  # as each was collected
     assert fitting.startswith("dreamer fit-world --run demo --data demo --data two")
     changed = trace(finished_run, data | {"two": replace(data["two"], digest="f" * 64)})
     assert changed.links["world"].state == "stale"

@@ -110,7 +110,7 @@ class Origin(Section):
     driver: DrivingPolicy | None = None
     patience: int | None = Field(None, ge=1, le=1000)
     limit: int | None = Field(None, ge=1, le=1000)
-    seed: int
+    seed: int = Field(ge=0, lt=2**31)
     alignment: str = Field(
         "actions[t] was chosen at observations[t] and led to observations[t+1]; "
         "rewards[t], terminations[t], truncations[t] and infos[t] came with observations[t+1]",

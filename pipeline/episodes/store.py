@@ -200,7 +200,7 @@ class EpisodeStore:
     def sources(self) -> tuple[Source, ...]:
         """What a model that is fitted to it tells of it."""
         driver = self.origin.driver.run if self.origin.driver else None
-        return (Source(self.path.name, self.fingerprint, self.steps, self.origin.kind, driver),)
+        return (Source(self.path.name, self.fingerprint, self.steps, self.origin.kind, driver, self.origin.seed),)
 
     def read(self, index: int) -> Episode:
         """Read an episode. Raises StageError where it is not what was written."""

@@ -99,7 +99,7 @@ def test_who_acted_and_when_it_was_cut_short_may_differ(
     driven = write(tmp_path / "driven", other, episodes[0])
     with open_data([driven, *paths]) as store:
         assert store.origin == origin and store.path == driven  # by which settings are told
-        assert store.sources[0] == Source("driven", store.sources[0].sha256, 5, "driven", "first")
+        assert store.sources[0] == Source("driven", store.sources[0].sha256, 5, "driven", "first", 7)
         assert learned_from(store.sources) == "random data and 5 decisions driven by a policy"
     with open_data(driven) as store:
         assert store.origin == other

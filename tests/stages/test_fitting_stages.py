@@ -400,7 +400,7 @@ def test_settings_on_disk_are_those_it_was_made_with(run: Run, data: Path) -> No
     assert policy.model == world.model == TINY.model
     assert policy.collect == world.collect
     with EpisodeStore.open(data) as store:
-        source = Source(data.name, store.fingerprint, store.steps, "random")
+        source = Source(data.name, store.fingerprint, store.steps, "random", seed=store.origin.seed)
     for folder in (run.world, run.policy):
         assert folder.require({}).sources == (source,) and folder.require({}).inputs["data"] == source.sha256
 
