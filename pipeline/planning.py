@@ -9,7 +9,7 @@ weight     w_k = exp(S_k / temperature) / sum_{j in elite} exp(S_j / temperature
 plan       mean_t = sum_k w_k a^k_t,  deviation_t = max(sqrt(sum_k w_k (a^k_t - mean_t)^2), min_noise)
 
 The next iteration proposes anew around that plan; of the last one's, the first action is executed. `learning.returns`
-says what r, d and v are; the score is the return with lambda 1.
+says what r, d and v are, `policy_loss.assign_credit` what cost does to r and d; the score is the return with lambda 1.
 """
 
 from __future__ import annotations

@@ -267,10 +267,9 @@ def assign_credit(
 ) -> Credit:
     """Penalised rewards and values as credit, in the convention that the settings name.
 
-    Where a state costs, all may end there (Chane-Sane et al. 2024, Constraints as Terminations, arXiv 2403.18765). To
-    give up what would have followed, in part, is enough to keep off, and no return is larger or smaller for it than
-    rewards make it: one that fell with every decision of cost would be nearly all of the range that advantages are
-    divided by.
+    Where a state costs, all may end (`cost_ends`; Chane-Sane et al. 2024, Constraints as Terminations, arXiv
+    2403.18765). To lose what would have followed is reason enough to keep off. A cost that is taken off each reward
+    instead (`cost`) makes returns ever lower, and these the range that all advantages are divided by.
 
     Args:
         outcomes, settings, soft, rows: see `policy_loss`.

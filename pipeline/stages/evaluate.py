@@ -304,7 +304,7 @@ def _here(garage: Garage) -> dict[str, Any]:
     packages = {name: version(name) for name in ("gymnasium", *([beside] if beside else []), "numpy", "torch")}
     return {
         "versions": {"dreamer": __version__, "python": platform.python_version(), **packages},
-        "hardware": {"system": platform.platform(), "cores": cores(), "device": garage.device},
+        "hardware": {"system": f"{platform.system()} {platform.machine()}", "cores": cores(), "device": garage.device},
     }
 
 
