@@ -18,7 +18,7 @@ from .compilation import compiled
 from .encoding import Rows
 from .imagination import Dream, Outcomes, Trajectory, imagine
 from .optimizers import clip_gradients, make_optimizer, restore_optimizer
-from .policy_loss import Critics, PolicyLoss, policy_loss
+from .policy_loss import Critics, PolicyLoss, policy_loss, survival
 from .precision import autocast
 from .returns import ReturnScale
 from .schedule import entropy_weight, set_step_size, step_size
@@ -138,9 +138,7 @@ class PolicyLearner:
         """Choose which trajectories the next update carries on; one whose episode may have ended, as likely less."""
         ends = trajectory.latents[-1].detach()
         self.ends = Latent(ends.deter.clone(), ends.stoch.clone())  # the next update may overwrite these
-        goes_on = outcomes.goes_on[-self.settings.horizon :].detach()
-        if self.soft:
-            goes_on = goes_on / self.settings.discount
+        goes_on = survival(outcomes, self.settings, self.soft)[-self.settings.horizon :].detach()
         self.carried = torch.rand_like(goes_on[0]) < self.settings.carry * goes_on.prod(0)
 
     def _step(self, loss: PolicyLoss) -> dict[str, Tensor]:

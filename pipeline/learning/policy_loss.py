@@ -262,14 +262,27 @@ def _value(
     return distribution.mean
 
 
+def survival(outcomes: Outcomes, settings: PolicySettings, soft: bool) -> Tensor:
+    """Probability that imagination goes on from each state that counts, the shape of `outcomes.goes_on`.
+
+    Where a state costs, all may end (`cost_ends`; Chane-Sane et al. 2024, Constraints as Terminations, arXiv
+    2403.18765).
+
+    Args:
+        outcomes, settings: see `policy_loss`.
+        soft: `outcomes.goes_on` holds the discount too, which ends nothing.
+    """
+    goes_on = outcomes.goes_on / settings.discount if soft else outcomes.goes_on
+    return goes_on * (1 - settings.cost_ends * outcomes.cost)
+
+
 def assign_credit(
     outcomes: Outcomes, value: Tensor, settings: PolicySettings, soft: bool, rows: Rows | None = None
 ) -> Credit:
     """Penalised rewards and values as credit, in the convention that the settings name.
 
-    Where a state costs, all may end (`cost_ends`; Chane-Sane et al. 2024, Constraints as Terminations, arXiv
-    2403.18765). To lose what would have followed is reason enough to keep off. A cost that is taken off each reward
-    instead (`cost`) makes returns ever lower, and these the range that all advantages are divided by.
+    A cost that is taken off each reward (`cost`) makes returns ever lower, and these the range that all advantages are
+    divided by. To lose what would have followed (see `survival`) is reason enough to keep off.
 
     Args:
         outcomes, settings, soft, rows: see `policy_loss`.
@@ -277,8 +290,7 @@ def assign_credit(
     """
     reward = utility(outcomes.reward, settings)
     reward = reward - settings.penalty * outcomes.disagreement - settings.cost * outcomes.cost
-    discount = outcomes.goes_on if soft else settings.discount * outcomes.goes_on
-    discount = discount * (1 - settings.cost_ends * outcomes.cost)
+    discount = settings.discount * survival(outcomes, settings, soft)
     if settings.value == "next":
         start = None if rows is None else (~rows.is_terminal).flatten().float()  # what has ended cannot be acted in
         return credit_next(reward, discount, value, settings.lam, start)

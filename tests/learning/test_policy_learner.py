@@ -275,16 +275,30 @@ class Ending(Dream):
 def test_what_has_ended_is_not_carried_on(
     model: WorldModel, value: str, carry: float, goes_on: float, share: float
 ) -> None:
-    learner = make_learner(model, starts=2000, carry=carry, value=value)
+    learner = make_learner(model, starts=2000, carry=carry, value=value, cost_ends=0.0)
     learner.dream = Ending(model)
     learner.dream.goes_on = goes_on
     learner.update(0)
     assert learner.carried.float().mean().item() == pytest.approx(share, abs=0.05 if share else 0)
 
 
+def test_where_it_costs_fewer_are_carried_on(model: WorldModel) -> None:
+    """A fifth end in each of three states."""
+    learner = make_learner(model, starts=4000, carry=0.75, cost_ends=0.4)
+
+    class Costly(Dream):
+        def outcomes(self, latents: Latent) -> Outcomes:
+            found = super().outcomes(latents)
+            return found._replace(goes_on=torch.ones_like(found.goes_on), cost=torch.full_like(found.goes_on, 0.5))
+
+    learner.dream = Costly(model)
+    learner.update(0)
+    assert learner.carried.float().mean().item() == pytest.approx(0.75 * 0.8**3, abs=0.03)
+
+
 def test_the_discount_in_a_soft_head_ends_no_episode(model: WorldModel) -> None:
     """The head's mean is 0.5 at best where the discount is: 0.5 ^ 3 of the trajectories would be carried on else."""
-    learner = make_learner(model, starts=2000, carry=0.75, discount=0.5)
+    learner = make_learner(model, starts=2000, carry=0.75, discount=0.5, cost_ends=0.0)
     learner.soft = True
 
     class Discounted(Dream):
