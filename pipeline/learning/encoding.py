@@ -90,7 +90,8 @@ def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bo
     deter = torch.empty(most, model.dynamics.deter_width, device=device)
     stoch = torch.empty(most, model.dynamics.stoch_width, device=device, dtype=_type_of_z(model))
     actions, rows = [], []
-    by_length = np.argsort(windows.lengths, kind="stable")  # little padding
+    # Of like lengths, for little padding; the longest first, so that each batch finds room where the last one was.
+    by_length = np.argsort(-windows.lengths, kind="stable")
     order = [windows.episodes[place] for place in by_length]
     with Meter("Encoding the data", len(order), "episodes") as meter, autocast(model.device, precision):
         for first in range(0, len(order), _EPISODES):
