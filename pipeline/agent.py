@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .artifacts import Run
+from .config import EvaluateSettings
 from .envs import adapter_of
 from .envs.actions import Action
 from .envs.view import shrink
@@ -18,6 +19,9 @@ from .models.checkpoints import LoadedWorld, load_actor, load_world
 from .models.dynamics import Latent
 from .models.policies import ActionDistribution
 from .planning import Planner
+
+PARTICLES = EvaluateSettings().particles
+"""States side by side in an agent that acts by the mean."""
 
 
 class Agent:
@@ -31,21 +35,32 @@ class Agent:
                 observation, reward, terminated, truncated, _ = env.step(action)
                 ...
 
+    Where actions are neither drawn nor searched for, several states are drawn from the posterior side by side, each
+    with a memory of its own, and the mean of what the actor does in them is executed: one draw is more of a guess.
+
     Attributes:
         action_repeat: steps of the stock environment for which each action is to be held.
-        latent: the state after the last observation, with a leading axis of 1; None before the first.
+        particles: states side by side.
 
     Args:
         world: a world model.
         actor: an actor trained in it.
         stochastic: draw actions from the policy instead of taking their mean.
         planner: chooses actions in place of the actor.
+        particles: states side by side, where there are several; discrete actions have no mean, and one state.
     """
 
     def __init__(
-        self, world: LoadedWorld, actor: Actor, stochastic: bool = False, planner: Planner | None = None
+        self,
+        world: LoadedWorld,
+        actor: Actor,
+        stochastic: bool = False,
+        planner: Planner | None = None,
+        particles: int = PARTICLES,
     ) -> None:
         self.world, self.actor, self.stochastic, self.planner = world, actor, stochastic, planner
+        single = stochastic or planner is not None or world.interface.discrete
+        self.particles = 1 if single else particles
         self.action_repeat = world.interface.view.action_repeat
         self.reset()
 
@@ -55,7 +70,7 @@ class Agent:
         Args:
             seed: of its own random numbers: the state is drawn from the posterior even where the action is not.
         """
-        self.latent: Latent | None = None
+        self._states: Latent | None = None
         self._random = torch.Generator(self.world.model.device).manual_seed(seed)
         self._action = torch.zeros(1, len(self.world.interface.low), device=self.world.model.device)
         if self.planner is not None:
@@ -89,31 +104,36 @@ class Agent:
             )
         return self._act(torch.from_numpy(observation))
 
+    @property
+    def latent(self) -> Latent | None:
+        """The state after the last observation, or of several the first, (1, ...); None before the first."""
+        return self._states and Latent(self._states.deter[:1], self._states.stoch[:1])
+
     @torch.no_grad()
     def _act(self, observation: torch.Tensor) -> Action:
-        model, dynamics = self.world.model, self.world.model.dynamics
-        before = self.latent or dynamics.initial(1, device=model.device)
-        is_first = torch.tensor([self.latent is None], device=model.device)
-        projected = dynamics.project(model.encode(observation.to(model.device)[None]))
-        action = model.scale.to_model(self._action)
-        self.latent, _ = dynamics.observe_step(before, action, projected, is_first, generator=self._random)
+        model, dynamics, count = self.world.model, self.world.model.dynamics, self.particles
+        before = self._states or dynamics.initial(count, device=model.device)
+        is_first = torch.full((count,), self._states is None, device=model.device)
+        projected = dynamics.project(model.encode(observation.to(model.device)[None])).expand(count, -1)
+        action = model.scale.to_model(self._action).expand(count, -1)
+        self._states, _ = dynamics.observe_step(before, action, projected, is_first, generator=self._random)
         # What is executed is what the next state must know.
-        self._action = model.scale.to_environment(self._choose(self.latent))
+        self._action = model.scale.to_environment(self._choose(self._states))
         if self.world.interface.discrete:
             return int(self._action.argmax())
         numbers: NDArray[np.float32] = self._action[0].cpu().numpy().copy()
         return numbers
 
-    def _choose(self, latent: Latent) -> torch.Tensor:
-        """An action (1, A) in the model's scale."""
+    def _choose(self, states: Latent) -> torch.Tensor:
+        """An action (1, A) in the model's scale, for states (K, ...)."""
         if self.planner is not None:
-            return self.planner.plan(latent)[:1]
-        policy: ActionDistribution = self.actor(latent.feature)
-        return policy.sample(self._random) if self.stochastic else policy.executed_mean
+            return self.planner.plan(states)[:1]
+        policy: ActionDistribution = self.actor(states.feature)
+        return policy.sample(self._random) if self.stochastic else policy.executed_mean.mean(0, keepdim=True)
 
 
-def load_agent(run: str | Path, *, device: str = "cpu", stochastic: bool = False) -> Agent:
-    """Load the driver of a run folder such as `artifacts/demo`.
+def load_agent(run: str | Path, *, device: str = "cpu", stochastic: bool = False, particles: int = PARTICLES) -> Agent:
+    """Load the driver of a run folder such as `artifacts/demo`; `stochastic` and `particles` as in `Agent`.
 
     Raises:
         StageError: the run has no world model or policy, or they do not belong together.
@@ -122,4 +142,4 @@ def load_agent(run: str | Path, *, device: str = "cpu", stochastic: bool = False
     manifest = folder.world.require({})
     folder.policy.require({"world": manifest.outputs[folder.world.weights.name]})
     world = load_world(folder.world.weights, device)
-    return Agent(world, load_actor(folder.policy.weights, world), stochastic)
+    return Agent(world, load_actor(folder.policy.weights, world), stochastic, particles=particles)

@@ -275,6 +275,13 @@ class EvaluateSettings(Section):
     list: Literal["report", "selection"] = Field(
         "report", description="published list of seeds; use 'selection' to choose, 'report' to report"
     )
+    particles: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="states drawn from the posterior side by side, the mean of whose actions is executed; one, where "
+        "actions are drawn, searched for, or discrete",
+    )
     planner: bool = Field(False, description="also drive by planning at each decision, see the group planner")
 
 
@@ -595,6 +602,7 @@ def environment_changes(env: str) -> Changes:
 FORMER: Changes = {
     "model": {"mirror": False, "fine": False, "cost": False},
     "policy": {"steepness": 1.0, "cost": 0.0, "cost_ends": 0.0, "entropy_boost": 1.0},
+    "evaluate": {"particles": 1},
 }
 """Settings that came later, with what there was before: of files that do not tell."""
 

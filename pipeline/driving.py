@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .agent import Agent, load_agent
+from .agent import PARTICLES, Agent, load_agent
 from .artifacts import Run
 from .config import CAR_RACING, PlannerSettings, Settings
 from .envs import adapter_of, kept_view
@@ -70,6 +70,7 @@ class Garage:
         discount: that the world model's continue head holds; 1 where it holds none.
         deterministic: by algorithms alone that give bitwise the same again.
         planner: how the planner searches; None where there is none.
+        particles: states of the policy side by side, see `Agent`.
     """
 
     run: Path
@@ -82,6 +83,7 @@ class Garage:
     discount: float = 1.0
     deterministic: bool = False
     planner: PlannerSettings | None = None
+    particles: int = PARTICLES
 
 
 def open_garage(run: Run, *, seed: int = 0, stochastic: bool = False, device: torch.device | str = "cpu") -> Garage:
@@ -174,7 +176,7 @@ def decisions(view: AgentView, driver: Driver, track: int) -> Iterator[Decision]
 @cache
 def agent_of(garage: Garage) -> Agent:
     """The agent, loaded once a process. Raises StageError, see `load_agent`."""
-    return load_agent(garage.run, device=garage.device, stochastic=garage.stochastic)
+    return load_agent(garage.run, device=garage.device, stochastic=garage.stochastic, particles=garage.particles)
 
 
 @cache

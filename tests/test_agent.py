@@ -74,6 +74,27 @@ def test_the_likeliest_discrete_action_is_taken_and_remembered(discrete_run: Run
     assert len(set(actions)) > 1
 
 
+def test_the_mean_of_what_several_states_ask_for_is_executed(tiny_run: Run) -> None:
+    agent = load_agent(tiny_run.root, particles=5)
+    agent.actor.network.out.weight.mul_(1000)
+    given = agent.world.model.scale.to_environment
+    for index in range(4):
+        action = agent.act(picture(index))
+        states, first = agent._states, agent.latent
+        assert states is not None and first is not None
+        each = agent.actor(states.feature).executed_mean
+        assert each.shape == (5, 3) and each.std(0).max() > 0.01  # each is of another mind
+        np.testing.assert_allclose(action, given(each.mean(0)).numpy(), atol=1e-6)
+        assert torch.equal(first.feature, states.feature[:1])
+        assert (len(states.deter.unique(dim=0)) > 1) == (index > 0)  # each remembers its own past
+
+
+def test_one_state_is_enough_where_no_mean_is_executed(tiny_run: Run, discrete_run: Run) -> None:
+    assert load_agent(tiny_run.root).particles == 8
+    assert load_agent(tiny_run.root, stochastic=True).particles == 1
+    assert load_agent(discrete_run.root).particles == 1
+
+
 def test_reset_forgets(agent: Agent) -> None:
     actions = first_actions(agent, 3)
     assert first_actions(agent, 3) == actions

@@ -141,6 +141,7 @@ def make_planner(run: Run, **policy: object) -> tuple[Agent, Planner]:
 def test_an_agent_with_a_planner_acts_alike_by_the_same_seed_alone(tiny_run: Run) -> None:
     plain, planner = make_planner(tiny_run)
     agent = Agent(plain.world, plain.actor, planner=planner)
+    assert agent.particles == 1
     pictures = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), dtype=np.uint8)
 
     def actions(agent: Agent, seed: int) -> list[list[float]]:

@@ -88,7 +88,9 @@ def evaluate(
     ):
         garage = open_garage(run, seed=settings.seed, stochastic=stochastic, device=device)
         planner = settings.planner if settings.evaluate.planner else None
-        garage = replace(garage, deterministic=settings.deterministic, planner=planner)
+        garage = replace(
+            garage, deterministic=settings.deterministic, planner=planner, particles=settings.evaluate.particles
+        )
         agent_of(garage)  # finds fault with the weights before any work
         if planner is not None:
             planning_agent_of(garage)
@@ -112,6 +114,7 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
         **_data(garage),
         "world": garage.world,
         "policy": garage.policy,
+        **({"particles": particles} if (particles := agent_of(garage).particles) > 1 else {}),
         **({"planner": garage.planner.model_dump()} if garage.planner else {}),
     }
     drives = _of_all_processes(_drive(garage, own, workers))

@@ -238,7 +238,7 @@ def test_what_the_model_says_of_a_moment_changes_nothing_that_follows(tiny_run: 
 def test_looking_is_what_the_driver_does(tiny_run: Run) -> None:
     from pipeline import load_agent
 
-    agent, mind = load_agent(tiny_run.root), open_mind(tiny_run, CPU, 0)
+    agent, mind = load_agent(tiny_run.root, particles=1), open_mind(tiny_run, CPU, 0)
     pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 64, 64), np.uint8)
     mind._random = agent._random
     latent, action = None, None

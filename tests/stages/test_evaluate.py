@@ -161,6 +161,7 @@ def test_everything_is_written(run: Run, here: None, capsys: pytest.CaptureFixtu
         "seed": 3,
         "world": file_hash(run.world.weights),
         "policy": file_hash(run.policy.weights),
+        "particles": 8,
     }
     assert {name: found[name] for name in report.as_json()} == report.as_json()
     assert found["drives"]["policy"]["summary"]["mean"] == 1000.5
@@ -215,6 +216,15 @@ def _add_critic(run: Run) -> None:
 def test_the_selection_list_is_another_one(run: Run, here: None) -> None:
     evaluate(settings(**{"evaluate.list": "selection"}), run=run)
     assert content(run)["question"]["tracks"] == [2000, 2001]
+
+
+def test_the_number_of_states_side_by_side_is_part_of_the_question(run: Run, here: None) -> None:
+    evaluate(settings(), run=run)
+    assert content(run)["question"]["particles"] == 8
+    evaluate(settings(**{"evaluate.particles": 3}), run=run)
+    assert content(run)["question"]["particles"] == 3
+    evaluate(settings(**{"evaluate.particles": 1}), run=run)
+    assert "particles" not in content(run)["question"]  # as there was always one before
 
 
 def test_an_earlier_report_is_kept(run: Run, here: None, capsys: pytest.CaptureFixture[str]) -> None:
