@@ -498,10 +498,11 @@ def test_what_the_learner_of_version_3_is_given(
     assert isinstance(rows, Rows)
     with EpisodeStore.open(data) as store:
         rewards = [np.concatenate([[0], store.read(index).rewards]) for index in range(len(store))]
-    assert rows.reward.tolist() == pytest.approx(np.concatenate(rewards).tolist())  # from the shortest to the longest
+    rewards.sort(key=len, reverse=True)
+    assert rows.reward.tolist() == pytest.approx(np.concatenate(rewards).tolist())
     ends = torch.cumsum(torch.tensor([len(reward) for reward in rewards]), 0) - 1
     assert rows.is_last.nonzero()[:, 0].tolist() == ends.tolist()
-    assert rows.is_terminal.nonzero()[:, 0].tolist() == [ends[0].item()]
+    assert rows.is_terminal.nonzero()[:, 0].tolist() == [ends[-1].item()]
 
 
 def test_windows_longer_than_the_record_are_refused(

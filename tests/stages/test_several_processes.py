@@ -82,7 +82,7 @@ fitting.LOG_EVERY = 1
 with distributed.joined():
     console.set_mute(not distributed.is_first())
     for variant in variants:
-        carried = {{"policy.carry": 0.75}} if variant == "laptop" else {{}}
+        carried = {{"policy.carry": 0.75, "policy.cost_ends": 0.0}} if variant == "laptop" else {{}}
         settings = resolve("tiny", variant=variant, values=(values | carried).items())
         share_draws(WorldLearner, updates[0], torch.arange({BATCH})[distributed.rows({BATCH}, "batch")])
         fit_world(settings, run=Run(root / variant), data=data, device=cpu)
