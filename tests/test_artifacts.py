@@ -176,9 +176,10 @@ class TestStart:
     def test_settings_of_before_there_were_some_have_them_as_it_was_then(self, folder: StageFolder) -> None:
         folder.start(Settings(), ("seed", "policy"), {"data": "abc"})
         told = Settings().model_dump()
-        del told["model"]["fine"], told["policy"]["steepness"]
+        del told["model"]["fine"], told["policy"]["steepness"], told["evaluate"]["particles"]
         (folder.path / "settings.toml").write_text(tomli_w.dumps(told))
         then = Settings().with_value("model.fine", False).with_value("policy.steepness", 1.0)
+        then = then.with_value("evaluate.particles", 1)
         assert folder.read_settings() == then != Settings()
         folder.start(then, ("seed", "policy"), {"data": "abc"})
         with pytest.raises(UsageError, match=r"begun with policy\.steepness = 1\.0, not 15\.0"):

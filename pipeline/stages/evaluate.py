@@ -105,6 +105,7 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
         raise UsageError(f"evaluate.tracks = {len(tracks)} are not enough for {distributed.size()} processes")
     own = tracks[distributed.rank() :: distributed.size()]
     workers = min(workers or cores(), len(own) * len(drivers(garage)))
+    particles = agent_of(garage).particles
     question = {
         "list": settings.evaluate.list,
         "tracks": list(tracks),
@@ -114,7 +115,7 @@ def _evaluate(settings: Settings, garage: Garage, folder: StageFolder, workers: 
         **_data(garage),
         "world": garage.world,
         "policy": garage.policy,
-        **({"particles": particles} if (particles := agent_of(garage).particles) > 1 else {}),
+        **({"particles": particles} if particles > 1 else {}),
         **({"planner": garage.planner.model_dump()} if garage.planner else {}),
     }
     drives = _of_all_processes(_drive(garage, own, workers))
