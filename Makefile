@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 .PHONY: help demo evaluate-pretrained test clean
 
 help:
-	@echo "make demo   learn to drive in about ten minutes: random driving, a world model, imagination, a score"
+	@echo "make demo   learn to drive in some twelve minutes: random driving, a world model, imagination, a score"
 	@echo "            (another seed: make demo SEED=1 NAME=second)"
 	@echo "make evaluate-pretrained"
 	@echo "            drive the 100 report tracks with the run that comes with the code, in a few minutes"
