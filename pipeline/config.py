@@ -70,7 +70,7 @@ RandomPolicyName = Literal["mixture", "smooth", "glance", "launch", "sticky", "b
 class CollectSettings(Section):
     """Acting at random."""
 
-    decisions: int = Field(300_000, ge=1, le=100_000_000, description="decisions to record, at least")
+    decisions: int = Field(900_000, ge=1, le=100_000_000, description="decisions to record, at least")
     policy: RandomPolicyName = Field("mixture", description="random process that acts")
     patience: int = Field(
         10,
@@ -126,7 +126,7 @@ class ModelSettings(Section):
     )
     patch: Literal[2, 4, 8] = Field(4, description="patches of pixels that encoder and decoder begin and end with")
     mirror: bool = Field(
-        False, description="whether half of what is learned from is seen in a mirror, left and right exchanged"
+        True, description="whether half of what is learned from is seen in a mirror, left and right exchanged"
     )
     fine: bool = Field(
         True, description="whether the encoder also sees colours folded, in which two that are nearly alike differ"
@@ -150,7 +150,7 @@ class ModelSettings(Section):
 class WorldSettings(Section):
     """How the world model is fitted."""
 
-    updates: int = Field(8000, ge=1, le=10_000_000, description="gradient updates")
+    updates: int = Field(24_000, ge=1, le=10_000_000, description="gradient updates")
     batch: int = Field(8, ge=1, le=4096, description="windows in a batch")
     length: int = Field(32, ge=2, le=1024, description="steps in a window")
     decode_share: float = Field(0.5, gt=0, le=1, description="share of the frames whose reconstruction is learned from")
@@ -187,11 +187,11 @@ class WorldSettings(Section):
 class PolicySettings(Section):
     """How the actor and the critic are fitted, in imagination alone."""
 
-    updates: int = Field(2000, ge=1, le=10_000_000, description="gradient updates")
+    updates: int = Field(3000, ge=1, le=10_000_000, description="gradient updates")
     starts: int = Field(256, ge=1, le=65536, description="imagined trajectories in an update")
     horizon: int = Field(15, ge=1, le=200, description="imagined decisions in a trajectory")
     carry: float = Field(
-        0.0,
+        0.75,
         ge=0,
         lt=1,
         description="probability that a trajectory goes on where one of the update before ended, else from a record",
@@ -210,8 +210,8 @@ class PolicySettings(Section):
         0.99, gt=0, le=1, description="discount per decision, gamma; unused where a soft continue head holds it"
     )
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
-    distribution: Literal["bounded-normal", "tanh-normal", "truncated-normal"] = Field(
-        "bounded-normal", description="of continuous actions; discrete ones are categorical"
+    distribution: Literal["wide-normal", "bounded-normal", "tanh-normal", "truncated-normal"] = Field(
+        "wide-normal", description="of continuous actions; discrete ones are categorical"
     )
     gradient: Literal["reinforce", "dynamics", "mixed"] = Field(
         "reinforce", description="actor's gradient: by the score function, through the imagined trajectory, or both"
@@ -236,9 +236,9 @@ class PolicySettings(Section):
     eps: float = Field(1e-8, gt=0, le=1, description="the optimizers' epsilon")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay, not multiplied by the step size")
     warmup: int = Field(0, ge=0, le=1_000_000, description="updates in which the step sizes rise to their values")
-    entropy: float = Field(3e-4, ge=0, le=1, description="weight of the actor's entropy")
+    entropy: float = Field(1e-4, ge=0, le=1, description="weight of the actor's entropy")
     entropy_boost: float = Field(
-        30.0, ge=1, le=1e6, description="how many times that it is at first; it falls until the step sizes do"
+        90.0, ge=1, le=1e6, description="how many times that it is at first; it falls until the step sizes do"
     )
     penalty: float = Field(2.5, ge=0, le=100, description="weight of the ensemble's disagreement, taken off the reward")
     cost: float = Field(
@@ -383,8 +383,10 @@ STAGE_SECTIONS = {
 
 Changes = dict[str, dict[str, Any]]
 
+_NO_EXTRAS: dict[str, Any] = {"mirror": False, "fine": False, "cost": False}
+"""A world model without what only `laptop` has."""
+
 _AS_PUBLISHED: dict[str, Any] = {
-    "updates": 3000,
     "carry": 0.0,
     "utility": "linear",
     "penalty": 0.0,
@@ -399,8 +401,7 @@ VARIANTS: dict[str, Changes] = {
     "laptop": {},
     "v1": {
         "model": {
-            "fine": False,
-            "cost": False,
+            **_NO_EXTRAS,
             "cell": "plain",
             "latent": "gaussian",
             "encoder": "strided",
@@ -418,6 +419,7 @@ VARIANTS: dict[str, Changes] = {
             "ensemble": 0,
         },
         "world": {
+            "updates": 8000,
             "decode_share": 1.0,
             "batch": 50,
             "length": 50,
@@ -449,8 +451,7 @@ VARIANTS: dict[str, Changes] = {
     },
     "v2": {
         "model": {
-            "fine": False,
-            "cost": False,
+            **_NO_EXTRAS,
             "encoder": "strided",
             "norm": "none",
             "activation": "elu",
@@ -468,6 +469,7 @@ VARIANTS: dict[str, Changes] = {
             "ensemble": 0,
         },
         "world": {
+            "updates": 8000,
             "decode_share": 1.0,
             "batch": 16,
             "length": 50,
@@ -502,8 +504,7 @@ VARIANTS: dict[str, Changes] = {
     },
     "v3": {
         "model": {
-            "fine": False,
-            "cost": False,
+            **_NO_EXTRAS,
             "cell": "blocks",
             "encoder": "pooled",
             "norm": "rms",
@@ -517,6 +518,7 @@ VARIANTS: dict[str, Changes] = {
             "ensemble": 0,
         },
         "world": {
+            "updates": 8000,
             "decode_share": 1.0,
             "batch": 16,
             "length": 64,
@@ -530,6 +532,7 @@ VARIANTS: dict[str, Changes] = {
         },
         "policy": {
             **_AS_PUBLISHED,
+            "distribution": "bounded-normal",
             "entropy": 3e-4,
             "optimizer": "laprop",
             "actor_rate": 4e-5,
@@ -571,12 +574,12 @@ SIZES: dict[str, Changes] = {
 
 _ANY: Changes = {
     "view": {"action_repeat": 1},
-    "collect": {"limit": 1000},
-    "model": {"fine": False, "cost": False},
+    "collect": {"decisions": 300_000, "limit": 1000},
+    "model": _NO_EXTRAS,
+    "world": {"updates": 8000},
     "policy": {
-        "updates": 3000,
-        "carry": 0.75,
         "utility": "linear",
+        "distribution": "bounded-normal",
         "entropy": 3e-4,
         "entropy_boost": 1.0,
         "penalty": 1.0,
@@ -600,7 +603,7 @@ def environment_changes(env: str) -> Changes:
 
 
 FORMER: Changes = {
-    "model": {"mirror": False, "fine": False, "cost": False},
+    "model": _NO_EXTRAS,
     "policy": {"steepness": 1.0, "cost": 0.0, "cost_ends": 0.0, "entropy_boost": 1.0},
     "evaluate": {"particles": 1},
 }
@@ -610,6 +613,7 @@ PRESETS: dict[str, Changes] = {
     "full": {},
     "demo": {
         "collect": {"decisions": 60_000},
+        "model": {"mirror": False},
         "world": {"updates": 2800},
         "policy": {"updates": 1200, "slow_rate": 0.1},
         "evaluate": {"tracks": 20},

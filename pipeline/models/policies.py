@@ -44,25 +44,27 @@ class ActionDistribution(Protocol):
 class BoundedNormal:
     """Independent normals, means within -1 .. 1, deviations within 0.1 .. 1 (DreamerV3's `bounded_normal`).
 
-    mean = tanh(m), std = (1 - 0.1) sigmoid(s + 2) + 0.1. Samples may leave -1 .. 1; whoever acts clips them, and
-    log-probabilities are those of the sample before clipping.
+    mean = M tanh(m / M) with M = 1, std = (1 - 0.1) sigmoid(s + 2) + 0.1. Samples may leave -1 .. 1; whoever acts clips
+    them, and log-probabilities are those of the sample before clipping.
 
     Args:
         raw: (..., 2 A), the m and then the s of each action dimension.
     """
 
     min_std, max_std = 0.1, 1.0
+    max_mean = 1.0
 
     def __init__(self, raw: Tensor) -> None:
         mean, std = raw.float().chunk(2, -1)
-        self.mean = torch.tanh(mean)
+        self.mean = self.max_mean * torch.tanh(mean / self.max_mean)
         self.std = (self.max_std - self.min_std) * torch.sigmoid(std + 2.0) + self.min_std
 
     @classmethod
     def raw(cls, mean: Tensor, std: Tensor) -> Tensor:
         """The inverse: network outputs (..., 2 A) that give this mean and deviation, as nearly as the bounds allow."""
         inside = ((std - cls.min_std) / (cls.max_std - cls.min_std)).clamp(0.02, 0.98)
-        return torch.cat([torch.atanh(mean.clamp(-0.98, 0.98)), torch.logit(inside) - 2.0], -1)
+        m = cls.max_mean * torch.atanh((mean / cls.max_mean).clamp(-0.98, 0.98))
+        return torch.cat([m, torch.logit(inside) - 2.0], -1)
 
     @property
     def executed_mean(self) -> Tensor:
@@ -90,6 +92,16 @@ class BoundedNormal:
     def entropy(self) -> Tensor:
         """Entropy in nats, summed over the dimensions, (...)."""
         return (torch.log(self.std) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+class WideNormal(BoundedNormal):
+    """The same with means within -2 .. 2: an action at its bound needs no small deviation.
+
+    Where the mean stops at the bound, half of all samples lie below it. Full gas then is what is left of it, unless
+    the deviation shrinks, which the entropy's weight is against.
+    """
+
+    max_mean = 2.0
 
 
 class TanhNormal:
@@ -287,6 +299,7 @@ class OneHotAction:
 
 _CONTINUOUS: dict[str, type[ActionDistribution]] = {
     "bounded-normal": BoundedNormal,
+    "wide-normal": WideNormal,
     "tanh-normal": TanhNormal,
     "truncated-normal": TruncatedNormal,
 }

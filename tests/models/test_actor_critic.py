@@ -43,6 +43,7 @@ def test_discrete_actions_begin_as_frequent_as_recorded() -> None:
     ("distribution", "discrete", "low", "high"),
     [
         ("bounded-normal", False, 2 * (math.log(0.1) + 1.4189), 2 * 1.4189),
+        ("wide-normal", False, 2 * (math.log(0.1) + 1.4189), 2 * 1.4189),
         ("truncated-normal", False, 2 * (math.log(0.1) + 1.4189), 2 * math.log(2)),
         ("tanh-normal", False, None, 2 * math.log(2)),
         ("bounded-normal", True, 0.0, math.log(2)),

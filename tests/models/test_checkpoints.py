@@ -76,7 +76,7 @@ def test_the_weights_of_another_variant_are_refused(variant: str, path: Path) ->
         load_world(path)
 
 
-@pytest.mark.parametrize("distribution", ["bounded-normal", "tanh-normal", "truncated-normal"])
+@pytest.mark.parametrize("distribution", ["wide-normal", "bounded-normal", "tanh-normal", "truncated-normal"])
 def test_an_actor_comes_back(distribution: str, path: Path, tmp_path: Path) -> None:
     world = load_world(path)
     policy = PolicySettings.model_validate({"actor_layers": 3, "distribution": distribution})

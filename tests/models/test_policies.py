@@ -23,6 +23,7 @@ from pipeline.models.policies import (
     OneHotAction,
     TanhNormal,
     TruncatedNormal,
+    WideNormal,
     action_distribution,
 )
 
@@ -31,13 +32,18 @@ RAW_FLOATS = st.floats(-3, 3)
 
 
 def test_the_setting_names_the_distribution_and_discrete_actions_are_categorical() -> None:
-    names = {"bounded-normal": BoundedNormal, "tanh-normal": TanhNormal, "truncated-normal": TruncatedNormal}
+    names = {
+        "wide-normal": WideNormal,
+        "bounded-normal": BoundedNormal,
+        "tanh-normal": TanhNormal,
+        "truncated-normal": TruncatedNormal,
+    }
     for name, distribution in names.items():
         assert action_distribution(name) is distribution
         assert action_distribution(name, discrete=True) is OneHotAction
 
 
-@pytest.mark.parametrize("distribution", [BoundedNormal, TanhNormal, TruncatedNormal, OneHotAction])
+@pytest.mark.parametrize("distribution", [WideNormal, BoundedNormal, TanhNormal, TruncatedNormal, OneHotAction])
 def test_draws_come_from_the_generator_given(distribution: type) -> None:
     policy = distribution(RAW)
     first, second = (policy.sample(torch.Generator().manual_seed(7)) for _ in range(2))
@@ -49,9 +55,10 @@ def test_draws_come_from_the_generator_given(distribution: type) -> None:
 
 
 class TestBoundedNormal:
-    def test_log_prob_and_entropy_match_torch(self) -> None:
-        ours = BoundedNormal(RAW)
-        mean = torch.tanh(RAW[:, :2])
+    @pytest.mark.parametrize(("kind", "bound"), [(BoundedNormal, 1.0), (WideNormal, 2.0)])
+    def test_log_prob_and_entropy_match_torch(self, kind: type[BoundedNormal], bound: float) -> None:
+        ours = kind(RAW)
+        mean = bound * torch.tanh(RAW[:, :2] / bound)
         std = 0.9 / (1 + torch.exp(-(RAW[:, 2:] + 2))) + 0.1
         theirs = Independent(Normal(mean, std), 1)
         action = ours.sample()
@@ -59,9 +66,20 @@ class TestBoundedNormal:
         assert torch.allclose(ours.entropy(), theirs.entropy(), atol=1e-5)
         assert torch.equal(ours.mean, mean)
 
-    @given(st.floats(-0.98, 0.98), st.floats(0.12, 0.98))
+    def test_means_reach_their_bound_and_no_further(self) -> None:
+        for kind, bound in ((BoundedNormal, 1.0), (WideNormal, 2.0)):
+            assert kind(torch.tensor([-99.0, 0.0])).mean.item() == -bound
+
+    def test_who_wants_all_of_an_action_gets_it_with_a_large_deviation_too(self) -> None:
+        # E[clip(X)] for X ~ N(m, .65), by hand: 1 - .65 f(0) and 1 - .65 (f(b) - b (1 - F(b))) with b = 1 / .65
+        for kind, expected in ((BoundedNormal, 0.741), (WideNormal, 0.982)):
+            raw = kind.raw(torch.zeros(1), torch.tensor([0.65]))
+            raw[0] = 99.0
+            assert kind(raw).executed_mean.item() == pytest.approx(expected, abs=2e-3)
+
+    @given(st.floats(-1.95, 1.95), st.floats(0.12, 0.98))
     def test_the_executed_mean_is_the_integral_over_clipped_actions(self, mean: float, std: float) -> None:
-        policy = BoundedNormal(BoundedNormal.raw(torch.tensor([mean]), torch.tensor([std])))
+        policy = WideNormal(WideNormal.raw(torch.tensor([mean]), torch.tensor([std])))
         x = np.linspace(mean - 9 * std, mean + 9 * std, 20_001)
         density = np.exp(-0.5 * ((x - mean) / std) ** 2)
         expected = float((np.clip(x, -1, 1) * density).sum() / density.sum())
@@ -73,9 +91,10 @@ class TestBoundedNormal:
         assert policy.sample().clamp(-1, 1).mean().item() == pytest.approx(policy.executed_mean[0].item(), abs=0.01)
         assert policy.executed_mean[0].item() > policy.mean[0].item() + 0.1
 
-    @given(st.floats(-0.95, 0.95), st.floats(0.15, 0.95))
-    def test_raw_is_the_inverse(self, mean: float, std: float) -> None:
-        policy = BoundedNormal(BoundedNormal.raw(torch.tensor([mean]), torch.tensor([std])))
+    @pytest.mark.parametrize("kind", [BoundedNormal, WideNormal])
+    @given(mean=st.floats(-0.95, 0.95), std=st.floats(0.15, 0.95))
+    def test_raw_is_the_inverse(self, kind: type[BoundedNormal], mean: float, std: float) -> None:
+        policy = kind(kind.raw(torch.tensor([mean]), torch.tensor([std])))
         assert policy.mean.item() == pytest.approx(mean, abs=1e-5)
         assert policy.std.item() == pytest.approx(std, abs=1e-5)
 

@@ -31,7 +31,7 @@ from pipeline.learning.encoding import Rows
 from pipeline.learning.policy_learner import PolicyLearner
 from pipeline.learning.world_learner import WorldLearner
 from pipeline.models.checkpoints import Interface, build_world, load_actor, load_critic, load_world
-from pipeline.models.policies import BoundedNormal, OneHotAction, TanhNormal, TruncatedNormal
+from pipeline.models.policies import BoundedNormal, OneHotAction, TanhNormal, TruncatedNormal, WideNormal
 from pipeline.stages import fit_policy as fit_policy_stage
 from pipeline.stages.fit_policy import fit_policy
 from pipeline.stages.fit_world import fit_world
@@ -157,8 +157,9 @@ def test_a_data_set_larger_than_memory_is_read_from_disk_with_the_same_result(
     assert file_hash(other.world.weights) == file_hash(run.world.weights)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
 def test_both_stages_see_the_data_in_a_mirror_where_that_is_asked_for(
-    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: bool, run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
@@ -167,12 +168,14 @@ def test_both_stages_see_the_data_in_a_mirror_where_that_is_asked_for(
         return mirror(observation, action)
 
     monkeypatch.setattr("pipeline.envs.car_racing.adapter.mirror", watched)
-    other, settings = Run(tmp_path / "mirrored"), TINY.with_value("model.mirror", True)
+    other, settings = Run(tmp_path / "other"), TINY.with_value("model.mirror", wanted)
     fit_world(settings, run=other, data=data, device=CPU)
     by_world = len(seen)
     fit_policy(settings, run=other, data=data, device=CPU)
-    assert len(seen) > by_world > 0
-    assert console.read_lines(other.world.metrics) != console.read_lines(run.world.metrics)
+    assert (len(seen) > by_world > 0) == bool(seen) == wanted
+    assert (console.read_lines(other.world.metrics) == console.read_lines(run.world.metrics)) == (
+        TINY.model.mirror == wanted
+    )
 
 
 def test_data_on_the_device_give_the_same_result(
@@ -461,8 +464,8 @@ def test_both_stages_fit_every_variant_and_leave_an_actor_that_acts(
     assert fit_policy(tiny(variant), run=run, data=data, device=CPU).complete
     world = load_world(run.world.weights)
     policy = load_actor(run.policy.weights, world)(torch.zeros(2, world.model.features))
-    kind = {"v1": TanhNormal, "memoryless": TanhNormal, "v2": TruncatedNormal}.get(variant, BoundedNormal)
-    assert isinstance(policy, kind)
+    kinds = {"v1": TanhNormal, "memoryless": TanhNormal, "v2": TruncatedNormal, "v3": BoundedNormal}
+    assert type(policy) is kinds.get(variant, WideNormal)
     assert policy.executed_mean.shape == (2, 3) and (policy.executed_mean.abs() <= 1).all()
     assert ("replay" in console.read_lines(run.policy.metrics)[-1]) == (variant == "v3")
 
