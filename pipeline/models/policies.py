@@ -97,8 +97,8 @@ class BoundedNormal:
 class WideNormal(BoundedNormal):
     """The same with means within -2 .. 2: an action at its bound needs no small deviation.
 
-    Where the mean stops at the bound, half of all samples lie below it. Full gas then is what is left of it, unless
-    the deviation shrinks, which the entropy's weight is against.
+    Where the mean stops at the bound, half of all samples lie inside: the brake is never off, and full gas is what is
+    left of it, unless the deviation shrinks, which the entropy's weight is against.
     """
 
     max_mean = 2.0
