@@ -578,6 +578,7 @@ _ANY: Changes = {
     "model": _NO_EXTRAS,
     "world": {"updates": 8000},
     "policy": {
+        "carry": 0.75,
         "utility": "linear",
         "distribution": "bounded-normal",
         "entropy": 3e-4,
@@ -635,6 +636,12 @@ PRESETS: dict[str, Changes] = {
 }
 """What each preset changes: `tiny` ends in seconds, for tests; `demo` in minutes on two cores; `full` is the best."""
 
+BENEATH: dict[str, Changes] = {
+    "demo": {
+        "policy": {"carry": 0.0, "entropy": 3e-4, "entropy_boost": 30.0, "distribution": "bounded-normal"},
+    }
+}
+"""What a preset changes where neither environment nor variant does: dreams of a poor world are trusted less far."""
 
 MAX_BYTES = 2**16
 """The most that a file of settings may take; all of them, with a remark each, take a quarter."""
@@ -707,7 +714,8 @@ def resolve(
             together.
     """
     last = [*flatten(file or {}).items(), *values]
-    chosen = [environment_changes(str(dict(last).get("view.env", CAR_RACING))), _named("variant", variant, VARIANTS)]
+    environment = environment_changes(str(dict(last).get("view.env", CAR_RACING)))
+    chosen = [BENEATH.get(preset, {}), environment, _named("variant", variant, VARIANTS)]
     if size is not None:
         chosen.append(_named("size", size, SIZES))
     chosen.append(_named("preset", preset, PRESETS))

@@ -203,3 +203,10 @@ def test_the_arguments_of_an_environment_are_a_json_object(text: object) -> None
     with pytest.raises(UsageError, match="not a json object"):
         resolve(values=[("view.env_kwargs", text)])
     assert resolve(values=[("view.env_kwargs", '{"b": 1,\n"a": {}}')]).view.env_kwargs == '{"a": {}, "b": 1}'
+
+
+def test_what_demo_changes_beneath_gives_way_to_variants_and_environments() -> None:
+    assert (resolve("demo").policy.carry, resolve("demo").policy.distribution) == (0.0, "bounded-normal")
+    assert (resolve("full").policy.carry, resolve("full").policy.distribution) == (0.75, "wide-normal")
+    assert resolve("demo", variant="v1").policy.distribution == "tanh-normal"
+    assert resolve("demo", values=[("view.env", "Pendulum-v1")]).policy.carry == 0.75
