@@ -33,7 +33,7 @@ _UNSCALED: dict[str, float | str] = {"policy.actor_rate": 1e-4, "policy.critic_r
 _SHARP: dict[str, float | str] = {"model.encoder": "patches", "world.learning_rate": 1e-3}
 _CALM: dict[str, float | str] = {"policy.entropy": 0.4, "policy.discount": 0.95}
 _OWN: dict[str, dict[str, float | str]] = {
-    "laptop": {},
+    "laptop": {"model.mirror": False, "policy.distribution": "bounded-normal", "policy.cost_ends": 0.0},  # as measured
     "memoryless": _UNSCALED | _SHARP | _CALM,
     "v1": _UNSCALED,
     "v2": {"policy.slow_every": 20, "policy.entropy": 0.01},
