@@ -92,6 +92,14 @@ def _temporary_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _discard(folder: Path) -> None:
+    """Remove a folder, or a link to one."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
 def remove_partial(folder: Path) -> None:
     """Remove the temporary files that killed processes have left in a folder. For who holds its lock."""
     for path in folder.glob(".*"):
@@ -227,8 +235,13 @@ class StageFolder:
 
     @property
     def lock(self) -> Path:
-        """The file of its lock, beside it: `--fresh` deletes the folder."""
+        """The file of its lock, beside it: `--fresh` replaces the folder."""
         return self.path.with_name(f".{self.path.name}.lock")
+
+    @property
+    def replaced(self) -> Path:
+        """Where what `--fresh` replaces waits until there is something in its place."""
+        return self.path.with_name(f".{self.path.name}.replaced")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -244,6 +257,18 @@ class StageFolder:
         self.lock.parent.mkdir(parents=True, exist_ok=True)
         held.enter_context(Lock(self.lock, self.path, self.command))
         remove_partial(self.path)
+        self._settle()
+        held.callback(self._settle)
+
+    def _settle(self) -> None:
+        """Let go what `--fresh` has replaced once a checkpoint is there; put it back where none came to be."""
+        if not os.path.lexists(self.replaced):
+            return
+        if self.state.exists():
+            _discard(self.replaced)
+        else:
+            _discard(self.path)
+            self.replaced.rename(self.path)
 
     def read_manifest(self) -> Manifest | None:
         """The manifest, or None where the stage has not started. Raises StageError where it is unreadable."""
@@ -296,7 +321,7 @@ class StageFolder:
             sections: the names of the settings that this stage depends on.
             inputs: content hashes of what it reads.
             minutes: given where the number of updates was left to the time.
-            fresh: discard what is there.
+            fresh: replace what is there; until the first checkpoint it comes back if the stage fails.
 
         Returns:
             The manifest so far, and the settings to work with, in which what an earlier run has measured
@@ -307,12 +332,10 @@ class StageFolder:
             StageError: the inputs have changed since.
             UsageError: other settings are asked for than those it was begun with.
         """
-        if fresh and self.path.exists():
-            self.state.unlink(missing_ok=True)  # first: nothing must go on from it, should this be cut short
-            (self.path / "manifest.json").unlink(missing_ok=True)
-            shutil.rmtree(self.path)
+        if fresh and os.path.lexists(self.path):
+            self.path.rename(self.replaced)
         manifest = self.read_manifest()
-        if manifest is None:
+        if manifest is None or not (manifest.done or self.state.exists()):  # written a moment before the manifest
             self.write_settings(settings)
             manifest = Manifest(self.command.split()[1], dict(inputs))
             self.write_manifest(manifest)
@@ -327,13 +350,11 @@ class StageFolder:
     def _reconcile(
         self, settings: Settings, sections: Collection[str], manifest: Manifest, minutes: float | None
     ) -> Settings:
-        begun = manifest.done > 0 or self.state.exists()  # which is written a moment before the manifest
-        planned = minutes is not None and begun
-        under_way = begun and not manifest.complete  # its step sizes are those of its length
+        under_way = not manifest.complete  # its step sizes are those of its length
         before = self.read_settings().section_values(sections)
         for name, value in settings.section_values(sections).items():
             key = name.split(".")[-1]
-            if (key == "precision" and value == "auto") or (key == "updates" and planned):
+            if (key == "precision" and value == "auto") or (key == "updates" and minutes is not None):
                 settings = settings.with_value(name, before[name])
             elif before[name] != value and (key not in _MAY_CHANGE or (key == "updates" and under_way)):
                 raise UsageError(
@@ -389,9 +410,24 @@ class Run:
             raise UsageError(f"{path} is a link to a folder beyond the runs, where no stage may write; remove it")
         return StageFolder(path, f"dreamer {command} --run {self.root.name}")
 
-    def recorded_settings(self, *stages: StageFolder) -> Settings | None:
-        """The settings of the first of these stages that has any."""
-        return next((stage.read_settings() for stage in stages if (stage.path / "settings.toml").exists()), None)
+    def recorded_settings(self, *stages: StageFolder, fresh: bool = False) -> Settings | None:
+        """The settings of the first of these stages that has any.
+
+        Args:
+            stages: the folders to look at.
+            fresh: pass over what cannot be read, for it is to be replaced.
+
+        Raises:
+            StageError: they cannot be read.
+        """
+        for stage in stages:
+            if (stage.path / "settings.toml").exists():
+                try:
+                    return stage.read_settings()
+                except StageError:
+                    if not fresh:
+                        raise
+        return None
 
     @property
     def world(self) -> StageFolder:

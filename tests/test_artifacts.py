@@ -136,10 +136,23 @@ def test_a_stage_beyond_the_runs_is_not_written(tmp_path: Path) -> None:
         _ = run.policy
 
 
+def begin(
+    folder: StageFolder,
+    settings: Settings,
+    sections: tuple[str, ...],
+    inputs: dict[str, str],
+    *,
+    complete: bool = False,
+) -> None:
+    """One update has been done, or all."""
+    manifest, _ = folder.start(settings, sections, inputs)
+    folder.write_manifest(replace(manifest, done=1, complete=complete))
+
+
 class TestStart:
     def test_goes_on_with_the_same_settings_and_more_updates(self, folder: StageFolder) -> None:
         settings = Settings().with_value("world.precision", "float32")
-        folder.start(settings, ("seed", "world"), {"data": "abc"})
+        begin(folder, settings, ("seed", "world"), {"data": "abc"}, complete=True)
         asked = Settings().with_value("world.updates", 77).with_value("policy.lam", 0.1)
         _, resolved = folder.start(asked, ("seed", "world"), {"data": "abc"})
         assert resolved == asked.with_value("world.precision", "float32")
@@ -157,24 +170,52 @@ class TestStart:
         assert folder.start(asked, ("world",), {})[1].world.updates == 4000
 
     def test_other_settings_are_refused(self, folder: StageFolder) -> None:
-        folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        begin(folder, Settings(), ("seed", "world"), {"data": "abc"})
         with pytest.raises(UsageError, match=r"begun with seed = 0, not 1"):
             folder.start(Settings().with_value("seed", 1), ("seed", "world"), {"data": "abc"})
 
-    def test_other_inputs_are_refused(self, folder: StageFolder) -> None:
+    def test_what_was_refused_before_its_first_update_holds_nothing(self, folder: StageFolder) -> None:
         folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        (folder.path / "settings.toml").write_text("[world]\nupdates = -1\n")
+        other = Settings().with_value("seed", 1)
+        manifest, resolved = folder.start(other, ("seed", "world"), {"data": "def"})
+        assert (manifest.inputs, resolved, folder.read_settings()) == ({"data": "def"}, other, other)
+
+    def test_other_inputs_are_refused(self, folder: StageFolder) -> None:
+        begin(folder, Settings(), ("seed", "world"), {"data": "abc"})
         with pytest.raises(StageError, match="another data than there is now"):
             folder.start(Settings(), ("seed", "world"), {"data": "def"})
 
     def test_fresh_forgets_everything(self, folder: StageFolder) -> None:
         manifest, _ = folder.start(Settings(), ("seed", "world"), {"data": "abc"})
         finish(folder, manifest)
-        again, _ = folder.start(Settings().with_value("seed", 1), ("seed", "world"), {"data": "def"}, fresh=True)
-        assert not folder.weights.exists()
-        assert again == Manifest("fit-world", {"data": "def"})
+        with folder.writing():
+            again, _ = folder.start(Settings().with_value("seed", 1), ("seed", "world"), {"data": "def"}, fresh=True)
+            assert not folder.weights.exists()
+            assert again == Manifest("fit-world", {"data": "def"})
+            folder.state.touch()
+        assert not folder.replaced.exists() and not folder.weights.exists()
+
+    def test_what_fresh_replaces_comes_back_without_a_checkpoint(self, folder: StageFolder) -> None:
+        manifest, _ = folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        finish(folder, manifest)
+        with folder.writing():
+            folder.start(Settings().with_value("seed", 1), ("seed", "world"), {"data": "def"}, fresh=True)
+        assert folder.require({"data": "abc"}) and not folder.replaced.exists()
+
+    def test_fresh_replaces_a_link_and_not_what_it_leads_to(self, folder: StageFolder, tmp_path: Path) -> None:
+        theirs = Run(tmp_path / "theirs").world
+        manifest, _ = theirs.start(Settings(), ("seed", "world"), {"data": "abc"})
+        finish(theirs, manifest)
+        folder.path.parent.mkdir()
+        folder.path.symlink_to(theirs.path)
+        with folder.writing():
+            folder.start(Settings(), ("seed", "world"), {"data": "def"}, fresh=True)
+            folder.state.touch()
+        assert theirs.require({"data": "abc"}) and not folder.path.is_symlink()
 
     def test_settings_of_before_there_were_some_have_them_as_it_was_then(self, folder: StageFolder) -> None:
-        folder.start(Settings(), ("seed", "policy"), {"data": "abc"})
+        begin(folder, Settings(), ("seed", "policy"), {"data": "abc"})
         told = Settings().model_dump()
         del told["model"]["fine"], told["policy"]["steepness"], told["evaluate"]["particles"]
         (folder.path / "settings.toml").write_text(tomli_w.dumps(told))
@@ -186,7 +227,7 @@ class TestStart:
             folder.start(Settings(), ("seed", "policy"), {"data": "abc"})
 
     def test_damaged_settings_are_refused(self, folder: StageFolder) -> None:
-        folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+        begin(folder, Settings(), ("seed", "world"), {"data": "abc"})
         (folder.path / "settings.toml").write_text("[world]\nupdates = -1\n")
         with pytest.raises(StageError, match=r"settings\.toml cannot be read .*world\.updates = -1"):
             folder.start(Settings(), ("seed", "world"), {"data": "abc"})

@@ -26,7 +26,7 @@ from ..config import (
     resolve,
     setting_names,
 )
-from ..errors import InterruptedRunError, UsageError
+from ..errors import InterruptedRunError, StageError, UsageError
 from ..processes import cores
 from ..reading import read_json
 from ..trackers import require
@@ -340,10 +340,18 @@ def log_to(**asked: bool) -> None:
     console.track_with(*(require(name) for name, wanted in asked.items() if wanted))
 
 
-def data_paths(names: Sequence[str] | None, run: Run) -> list[Path]:
-    """The folders of data sets; where none is named, of those that the run was fitted to."""
-    if not names and (manifest := run.world.read_manifest()) is not None:
-        names = [source.name for source in manifest.sources]
+def data_paths(names: Sequence[str] | None, run: Run, *, fresh: bool = False) -> list[Path]:
+    """The folders of data sets; where none is named, of those that the run was fitted to.
+
+    Raises StageError where its world model does not tell, and UsageError where that one is to be replaced (`fresh`).
+    """
+    try:
+        if not names and (manifest := run.world.read_manifest()) is not None:
+            names = [source.name for source in manifest.sources]
+    except StageError as error:
+        if fresh:
+            raise UsageError(f"{run.world.path} cannot tell which data it was fitted to; name them, --data") from error
+        raise
     return [data_path(name) for name in names or [NAME]]
 
 

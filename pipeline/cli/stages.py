@@ -124,7 +124,7 @@ def fit_world(
 ) -> None:
     """Fit the world model to the data; the same command goes on after an interruption."""
     folder = Run.named(run)
-    paths, recorded = data_paths(data, folder), folder.recorded_settings(folder.world)
+    paths, recorded = data_paths(data, folder, fresh=fresh), folder.recorded_settings(folder.world, fresh=fresh)
     settings = shared.settings("fit-world", {"world.updates": updates}, recorded, recorded_environment(paths[0]))
     log_to(tensorboard=tensorboard, wandb=wandb)
     allow_replacing(shared, fresh, yes, folder.world.path)
@@ -170,7 +170,7 @@ def fit_policy(
 ) -> None:
     """Fit the actor and the critic in imagination alone; the same command goes on after an interruption."""
     folder = Run.named(run)
-    recorded = folder.recorded_settings(folder.policy, folder.world)
+    recorded = folder.recorded_settings(folder.policy, folder.world, fresh=fresh)
     settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)
     paths = data_paths(data, folder)
     log_to(tensorboard=tensorboard, wandb=wandb)
@@ -244,8 +244,8 @@ def run(
 ) -> None:
     """All five stages in order, from random driving to the score."""
     folder = Run.named(run)
-    recorded = folder.recorded_settings(folder.policy, folder.world)
-    path, *others = data_paths([data] if data else None, folder)
+    recorded = folder.recorded_settings(folder.policy, folder.world, fresh=fresh)
+    path, *others = data_paths([data] if data else None, folder, fresh=fresh)
     if others:
         raise UsageError(
             f"{folder.root} was fitted to several data sets, and `dreamer run` collects one; run its stages one by one"

@@ -9,7 +9,7 @@ import torch
 from .. import console, distributed
 from ..allocator import release_memory
 from ..artifacts import Manifest, Run, StageFolder, file_hash, learned_from
-from ..config import STAGE_SECTIONS, Settings
+from ..config import STAGE_SECTIONS, Settings, validate
 from ..devices import deterministic
 from ..envs import mirror_of
 from ..episodes.joined import Data, locks_of, open_data
@@ -68,9 +68,8 @@ def fit_policy(
         world_manifest = source.require({"data": store.fingerprint})
         world = load_world(source.weights, device)
         fitted = source.read_settings()
-        settings = settings.model_copy(
-            update={name: getattr(fitted, name) for name in ("view", "collect", "model", "world")}
-        )
+        known = {name: getattr(fitted, name) for name in ("view", "collect", "model", "world")}
+        settings = validate(settings.model_dump() | known)
         inputs = {"data": store.fingerprint, "world": world_manifest.outputs[source.weights.name]}
         sections = STAGE_SECTIONS["fit-policy"]
         with begun(folder, settings, sections, inputs, minutes=minutes, fresh=fresh) as (manifest, settings):

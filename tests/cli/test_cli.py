@@ -515,6 +515,28 @@ def test_fresh_asks_nothing_where_there_is_nothing(calls: Calls) -> None:
     assert len(calls) == len(STAGES)
 
 
+@pytest.mark.parametrize("command", ["fit-world", "fit-policy", "run"])
+def test_fresh_needs_no_settings_of_what_it_replaces(command: str, there: Path, calls: Calls, capsys: Screen) -> None:
+    for folder in ("world", "policy") if command != "fit-policy" else ("policy",):
+        Path("artifacts/carracing", folder, "settings.toml").write_text("[world]\nupdates = -1\n")
+    assert dreamer(command, "--quiet") == 3
+    assert "settings.toml cannot be read" in _refusal(capsys)
+    assert dreamer(command, "--fresh", "--yes") == 0
+    assert calls[-1][1][0] == resolve("full")
+
+
+@pytest.mark.parametrize("command", ["fit-world", "run"])
+def test_fresh_asks_for_the_data_that_a_damaged_world_model_cannot_name(
+    command: str, there: Path, calls: Calls, capsys: Screen
+) -> None:
+    Path("artifacts/carracing/world/manifest.json").write_text("nonsense")
+    assert dreamer(command, "--quiet") == 3
+    assert "manifest.json is damaged" in _refusal(capsys)
+    assert dreamer(command, "--fresh", "--yes", "--quiet") == 2
+    assert "name them, --data" in _refusal(capsys)
+    assert dreamer(command, "--fresh", "--yes", "--data", "carracing") == 0
+
+
 # Failing
 
 

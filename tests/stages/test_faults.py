@@ -293,19 +293,53 @@ def test_data_that_are_read_are_not_changed_and_those_that_are_written_not_read(
 # Beginnings that were cut short
 
 
-def test_what_fresh_has_left_is_not_gone_on_from(data: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("stage", ["world", "policy"])
+def test_fresh_loses_nothing_where_it_fails_before_its_first_checkpoint(
+    stage: str, killed: bool, data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fit_world(TINY, run=run, data=data, device=CPU)
+    fit_policy(TINY, run=run, data=data, device=CPU)
+    fit, folder = {"world": fit_world, "policy": fit_policy}[stage], getattr(run, stage)
+    before = hashes(folder.path)
 
-    def cut_short(path: Path) -> None:
+    def cut_short(*_: object) -> None:
         raise KeyboardInterrupt
 
+    other = TINY.with_value(f"{stage}.updates", 7)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", cut_short)
+        patch.setattr(f"pipeline.stages.fit_{stage}.fit", cut_short)
+        if killed:  # nothing is cleared up
+            patch.setattr(StageFolder, "_settle", lambda _: None)
         with pytest.raises(KeyboardInterrupt):
-            fit_world(TINY, run=run, data=data, device=CPU, fresh=True)
+            fit(other, run=run, data=data, device=CPU, fresh=True)
+    assert (folder.replaced if killed else folder.path).exists()
+    assert fit(TINY, run=run, data=data, device=CPU).done == 6
+    assert hashes(folder.path) == before and not folder.replaced.exists()
+
+
+def test_what_fresh_replaced_is_gone_after_the_first_checkpoint(
+    data: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_world(TINY, run=run, data=data, device=CPU)
     other = TINY.with_value("world.learning_rate", 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(StageFolder, "_settle", lambda _: None)  # killed at the end
+        fit_world(other, run=run, data=data, device=CPU, fresh=True)
+    assert run.world.replaced.exists()
     assert fit_world(other, run=run, data=data, device=CPU).done == 6
-    assert [line["step"] for line in console.read_lines(run.world.metrics)] == [3, 6]
+    assert not run.world.replaced.exists()
+    assert run.world.read_settings().world.learning_rate == 0.5
+
+
+def test_a_policy_that_does_not_go_with_the_world_model_replaces_none(data: Path, run: Run) -> None:
+    fit_world(TINY.with_value("policy.penalty", 0.0).with_value("model.ensemble", 0), run=run, data=data, device=CPU)
+    good = TINY.with_value("policy.penalty", 0.0)
+    fit_policy(good, run=run, data=data, device=CPU)
+    before = hashes(run.policy.path)
+    with pytest.raises(UsageError, match=r"policy\.penalty needs a model\.ensemble"):
+        fit_policy(TINY, run=run, data=data, device=CPU, fresh=True)
+    assert hashes(run.policy.path) == before
 
 
 @pytest.mark.parametrize("stage", ["world", "policy"])
