@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,6 +21,25 @@ hypothesis.settings.register_profile("project", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("project")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background does not hear it
+
+
+@pytest.fixture
+def no_waiting() -> Callable[[], AbstractContextManager[object]]:
+    """Within it, nothing may make the host wait for a GPU: no numbers read from tensors, no shapes that need them."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    class NoWaiting(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function.__name__.split(".")[0]
+            given = args[1] if name.startswith("index") and len(args) > 1 else []
+            masked = any(str(getattr(mask, "dtype", "")) in ("torch.bool", "torch.uint8") for mask in given)
+            if name in waiting or (masked and name in ("index", "index_put", "index_put_")):
+                raise AssertionError(f"{name} waits for the device")
+            return function(*args, **(kwargs or {}))
+
+    return NoWaiting
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
     from torch import Tensor
 
@@ -157,13 +155,12 @@ class Batch:
         """The same batch in memory that a GPU reads by itself."""
         return Batch(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
 
-    def mirrored(self, mirror: Mirror | None, numbers: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The same batch with the sequences of even numbers, (B,), seen in a mirror, where there is one."""
-        even = (np.asarray(numbers) % 2 == 0).tolist()
-        if mirror is None or not any(even):
+    def mirrored(self, mirror: Mirror | None, which: slice | list[int]) -> Batch:
+        """The same batch with some of the sequences seen in a mirror, where there is one. On a GPU, give a slice."""
+        if mirror is None:
             return self
         observation, action = self.observation.clone(), self.action.clone()
-        observation[even], action[even] = mirror(observation[even], action[even])
+        observation[which], action[which] = mirror(observation[which], action[which])
         return replace(self, observation=observation, action=action)
 
     def select(self, sequences: Tensor) -> Batch:

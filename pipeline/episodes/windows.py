@@ -172,7 +172,7 @@ class Windows:
             self._copy_frames(int(start), window)
         rows = starts[:, None] + np.arange(self.length)  # (B, T)
         made = self._batch(rows, frames, np.ones_like(rows, np.bool_))
-        return made.mirrored(self.mirror, np.arange(batch)[share])
+        return made.mirrored(self.mirror, _even(share))
 
     def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
         """Draw the batches of updates `start` to `stop - 1`, a few ahead, in a thread.
@@ -225,7 +225,8 @@ class Windows:
         for sequence, place, length in zip(frames, places, lengths, strict=True):
             self._copy_frames(int(self._begins[place]), sequence[:length])
         rows = np.where(mask, self._begins[places][:, None] + steps, 0)
-        return self._batch(rows, frames, mask).mirrored(self.mirror, episodes), torch.from_numpy(mask)
+        even = [place for place, episode in enumerate(episodes) if episode % 2 == 0]
+        return self._batch(rows, frames, mask).mirrored(self.mirror, even), torch.from_numpy(mask)
 
     def _require_memory(self, batch: int) -> None:
         """Raise UsageError where the batches made ahead would not fit into any memory that is there."""
@@ -292,7 +293,7 @@ class DeviceWindows:
         chosen = starts.to(self._steps.device, non_blocking=True)[:, None] + self._steps  # (B, T)
         taken = {name: column[chosen] for name, column in self._columns.items()}
         made = Batch(**taken | {"observation": taken["observation"].permute(0, 1, 4, 2, 3)})
-        return made.mirrored(self.mirror, np.arange(batch)[share])
+        return made.mirrored(self.mirror, _even(share))
 
     def batches(self, seed: int, start: int, stop: int, batch: int) -> Iterator[Batch]:
         """See `Windows.batches`; a batch is made when it is asked for."""
@@ -345,6 +346,11 @@ class BlankWindows:
         """`stop - start` batches of `batch` windows."""
         for update in range(start, stop):
             yield self.sample(numpy_stream(seed, Stream.WINDOWS, update), batch)
+
+
+def _even(share: slice) -> slice:
+    """Which windows of a share have even numbers in the batch."""
+    return slice((share.start or 0) % 2, None, 2)
 
 
 def _channel_first(frames: NDArray[np.uint8]) -> Tensor:

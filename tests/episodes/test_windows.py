@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,9 @@ def test_every_other_window_and_episode_is_seen_in_the_mirror(store: EpisodeStor
 
 
 @pytest.mark.parametrize("share", [slice(None), slice(1, 3)])
-def test_a_stream_on_a_device_gives_the_same_windows(store: EpisodeStore, share: slice) -> None:
+def test_a_stream_on_a_device_gives_the_same_windows_and_waits_for_none(
+    store: EpisodeStore, share: slice, no_waiting: Callable[[], AbstractContextManager[object]]
+) -> None:
     windows = Windows(store, range(6), 9, MEMORY, share, mirror)
     placed = place(windows, torch.device("cpu"), free=windows.memory_bytes)
     assert isinstance(placed, DeviceWindows)
@@ -136,6 +139,8 @@ def test_a_stream_on_a_device_gives_the_same_windows(store: EpisodeStore, share:
     assert all(equal(one, other) for one, other in pairs)
     one, other = (source.sample(np.random.default_rng(0), 7) for source in (windows, placed))
     assert equal(one, other) and one.observation.stride() == other.observation.stride()
+    with no_waiting():
+        placed.sample(np.random.default_rng(0), 7, share)
 
 
 def test_what_does_not_fit_on_a_gpu_is_sent_from_pinned_memory(

@@ -35,7 +35,7 @@ def mirror(observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     for begin in (3 * size // 8, 5 * size // 8):  # each has its mark in the middle
         seen[..., bar:, begin : begin + width] = observation[..., bar:, begin : begin + width].flip(-1)
     if action.shape[-1] == len(ACTION_NAMES):
-        done[..., [LEFT, RIGHT]] = action[..., [RIGHT, LEFT]]
+        done[..., LEFT], done[..., RIGHT] = action[..., RIGHT], action[..., LEFT]
     else:
         done[..., 0] = -action[..., 0]
     return seen, done
