@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .artifacts import Run
 from .config import EvaluateSettings
+from .devices import named_device
 from .envs import adapter_of
 from .envs.actions import Action
 from .envs.view import shrink
@@ -48,6 +49,9 @@ class Agent:
         stochastic: draw actions from the policy instead of taking their mean.
         planner: chooses actions in place of the actor.
         particles: states side by side, where there are several; discrete actions have no mean, and one state.
+
+    Raises:
+        UsageError: there is no state.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Agent:
         particles: int = PARTICLES,
     ) -> None:
         self.world, self.actor, self.stochastic, self.planner = world, actor, stochastic, planner
+        if not isinstance(particles, int) or particles < 1:
+            raise UsageError(f"particles must be a whole number from 1 on, not {particles!r:.80}")
         single = stochastic or planner is not None or world.interface.discrete
         self.particles = 1 if single else particles
         self.action_repeat = world.interface.view.action_repeat
@@ -137,9 +143,10 @@ def load_agent(run: str | Path, *, device: str = "cpu", stochastic: bool = False
 
     Raises:
         StageError: the run has no world model or policy, or they do not belong together.
+        UsageError: there is no such device, or no state.
     """
     folder = Run(Path(run))
     manifest = folder.world.require({})
     folder.policy.require({"world": manifest.outputs[folder.world.weights.name]})
-    world = load_world(folder.world.weights, device)
+    world = load_world(folder.world.weights, named_device(device))
     return Agent(world, load_actor(folder.policy.weights, world), stochastic, particles=particles)

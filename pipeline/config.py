@@ -1,8 +1,8 @@
 """Every setting, its default, its bounds and its meaning, in one place; and what changes a few of them together.
 
 Settings are frozen. They come, each overriding the one before, from the defaults below (the variant `laptop` and the
-preset `full`), a variant, a size, the environment, a preset, a TOML file (`--config`) and single values (`--set
-section.key=value`).
+preset `full`), what a preset changes `BENEATH` all others, the environment, a variant, a size, a preset, a TOML file
+(`--config`) and single values (`--set section.key=value`).
 """
 
 from __future__ import annotations
@@ -222,7 +222,9 @@ class PolicySettings(Section):
     )
     critic: Literal["two-hot", "normal"] = Field("two-hot", description="distribution of the return")
     slow: Literal["regulariser", "target", "none"] = Field(
-        "regulariser", description="use of the critic's slow copy: to be drawn towards (v3), in the returns (v2), none"
+        "regulariser",
+        description="use of the critic's slow copy: to be drawn towards (v3), in the returns (v2), none; where values "
+        "begin with the present reward, the start's value is learned only with the second",
     )
     normalise: bool = Field(True, description="divide advantages by the range of the returns")
     replay_scale: float = Field(0.0, ge=0, description="weight of the critic's loss on recorded states and rewards")
@@ -370,6 +372,9 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
         policy.carry > 0 and policy.replay_scale > 0,
         "policy.replay_scale starts in recorded states; set policy.carry to 0",
     )
+    for name in ("penalty", "cost", "cost_ends"):
+        bare = policy.replay_scale > 0 and getattr(policy, name) > 0
+        yield bare, f"policy.replay_scale learns recorded rewards as they are; set policy.{name} to 0"
 
 
 STAGE_SECTIONS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -42,6 +42,15 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"PyTorch {torch.__version__} finds no {name} device on this machine; use --device auto")
     console.say(f"Device: {describe(name)}, as asked.")
     return _own(name)
+
+
+def named_device(name: str) -> torch.device:
+    """The device of this name, such as "cuda:1". Raises UsageError where there is no such thing on this machine."""
+    with suppress(RuntimeError):
+        device = torch.device(name)
+        if device.type in _PRESENT and _PRESENT[device.type]():
+            return device
+    raise UsageError(f"There is no device '{name:.80}' on this machine{did_you_mean(name, _PRESENT)}")
 
 
 def _own(name: str) -> torch.device:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .artifacts import Run, check_name
+from .devices import named_device
 from .envs import adapter_of
 from .envs.actions import Action
 from .envs.view import shrink
@@ -186,7 +187,9 @@ class _Drives:
     """
 
     def __init__(self, run: str | Path, count: int, **options: Unpack[DreamOptions]) -> None:
-        folder, device = Run(Path(run)), options.get("device", "cpu")
+        folder, device = Run(Path(run)), str(named_device(options.get("device", "cpu")))
+        if not (temperature := options.get("temperature", 1.0)) > 0:
+            raise UsageError(f"temperature must be above 0, not {temperature}")
         weights = folder.world.weights
         digest = folder.world.require({}).outputs[weights.name]
         self._world = _shared_world(weights, digest, device)
@@ -197,7 +200,7 @@ class _Drives:
         data = (Path(named),) if named else recorded_data(folder)
         self._recorded = partial(_shared_states, weights, digest, device, data, settings.seed)
         self._generator = torch.Generator(device)
-        self._dream = Dream(self._world.model, options.get("temperature", 1.0), self._generator)
+        self._dream = Dream(self._world.model, temperature, self._generator)
         self._kind = options.get("observation", "picture")
         self._count = count
         self._steps = np.zeros(count, np.int64)

@@ -271,7 +271,8 @@ def dreamt_rewards(agent: Agent, start: Latent, discount: float = 1.0) -> list[f
     over `DREAM_SAMPLES` futures.
 
     Args:
-        agent: world model and policy; it imagines as it drives, by the mean action or stochastically.
+        agent: world model and policy; it imagines by the mean action or stochastically, as it drives, but in one state
+            a future.
         start: one state, (1, ...).
         discount: that the continue head holds; what is promised is not discounted.
     """

@@ -150,6 +150,13 @@ def read_score(run: Run) -> Score | None:
         raise StageError(f"{path} is damaged ({error!r:.200}); run `{run.evaluation.command}`") from error
 
 
+def _question(run: Run) -> dict[str, Any]:
+    """What the last evaluation asked; nothing where there is none, or it cannot be read."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return dict(read_json(run.evaluation.path / "evaluation.json", MAX_BYTES)["question"])
+    return {}
+
+
 def _finite(value: Any) -> float:
     if not math.isfinite(number := float(value)):
         raise ValueError(f"a score is {number}")
@@ -197,12 +204,13 @@ def commands(chain: Chain) -> list[str]:
     place = f"--run {run.root.name}"
     placed = " ".join([place, *(f"--data {source.name}" for source in chain.sources)])
     film = " --video" if any(run.evaluation.path.glob("drive.*")) else ""
+    drawn = " --stochastic" if _question(run).get("actions") == "stochastic" else ""
     lines = [_collecting(run, source, alone=len(chain.sources) == 1) for source in chain.sources]
     for folder, command, ends in (
         (run.world, "fit-world", placed),
         (run.encodings, "show-encodings", place),
         (run.policy, "fit-policy", place),
-        (run.evaluation, "evaluate", place + film),
+        (run.evaluation, "evaluate", place + film + drawn),
     ):
         settings = run.recorded_settings(folder)
         if settings is not None:

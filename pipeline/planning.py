@@ -5,6 +5,7 @@ propose and the critic behind the horizon, as in TD-MPC (Hansen et al. 2022, arX
 a^k = (a^k_0 .. a^k_{H-1}), each imagined once from the present state, the E best are the elite:
 
 score      S_k = sum_{t=1..H} g_t (u(r_t) - penalty disagreement_t) + g_{H+1} v(s_H),  g_t = d_1 .. d_{t-1}
+           (where v(s_H) includes r_H, the sum ends before, and g_H v(s_H) is added)
 weight     w_k = exp(S_k / temperature) / sum_{j in elite} exp(S_j / temperature)
 plan       mean_t = sum_k w_k a^k_t,  deviation_t = max(sqrt(sum_k w_k (a^k_t - mean_t)^2), min_noise)
 

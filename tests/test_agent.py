@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -93,6 +94,15 @@ def test_one_state_is_enough_where_no_mean_is_executed(tiny_run: Run, discrete_r
     assert load_agent(tiny_run.root).particles == 8
     assert load_agent(tiny_run.root, stochastic=True).particles == 1
     assert load_agent(discrete_run.root).particles == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"particles": 0}, "from 1 on, not 0"), ({"particles": 2.5}, "not 2.5"), ({"device": "gpu"}, "no device 'gpu'")],
+)
+def test_what_cannot_be_is_refused(tiny_run: Run, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_agent(tiny_run.root, **options)
 
 
 def test_reset_forgets(agent: Agent) -> None:

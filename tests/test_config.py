@@ -75,6 +75,7 @@ def test_the_variants_differ_as_their_papers_do() -> None:
         ("v1", [("view.continuous", False)], r"discrete actions .* policy\.gradient = reinforce"),
         ("v3", [("policy.value", "present")], r"policy\.replay_scale needs policy\.value = next"),
         ("v3", [("policy.carry", 0.5)], r"set policy\.carry to 0"),
+        ("v3", [("model.ensemble", 5), ("policy.penalty", 1.0)], r"recorded rewards as they are; set policy\.penalty"),
         ("v3", [("policy.starts", 100)], r"policy\.starts must be a multiple of policy\.replay_length"),
         ("v1", [("policy.horizon", 1)], r"policy\.horizon of at least 2"),
         ("laptop", [("view.continuous", False), ("collect.policy", "brownian")], "brownian draws continuous actions"),

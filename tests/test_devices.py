@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline import devices, distributed
-from pipeline.devices import pick_device, room_for_data
+from pipeline.devices import named_device, pick_device, room_for_data
 from pipeline.errors import UsageError
 
 
@@ -36,6 +36,14 @@ def test_a_device_that_is_not_there_is_refused(name: str, monkeypatch: pytest.Mo
     _only(monkeypatch, "cpu")
     with pytest.raises(UsageError, match=f"no {name} device.*--device auto"):
         pick_device(name)
+
+
+def test_a_device_is_named_with_its_number_and_refused_where_it_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    _only(monkeypatch, "cuda", "cpu")
+    assert named_device("cuda:1") == torch.device("cuda:1")
+    for name in ("mps", "cude", "meta", ""):
+        with pytest.raises(UsageError, match=f"no device '{name}' on this machine"):
+            named_device(name)
 
 
 def test_an_unknown_device_is_refused_with_the_nearest_name() -> None:

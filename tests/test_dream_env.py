@@ -195,6 +195,10 @@ def test_a_drive_to_begin_after_has_an_action_between_two_pictures(
 def test_what_cannot_be_is_refused(tiny_run: Run, tiny_data: Path, discrete_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'picture' or 'latent'"):
         make(tiny_run, tiny_data, observation="sound")
+    with pytest.raises(UsageError, match="temperature must be above 0, not 0"):
+        make(tiny_run, tiny_data, temperature=0)
+    with pytest.raises(UsageError, match="no device 'gpu'"):
+        make(tiny_run, tiny_data, device="gpu")
     with pytest.raises(StageError, match="give it as data="):
         gym.make(dream_env.ID, run=tiny_run.root)
     manifest = tiny_run.world.read_manifest()

@@ -260,6 +260,10 @@ def test_the_commands_that_make_a_run_again(finished_run: Run) -> None:
         "dreamer fit-policy --run demo --preset tiny",
         "dreamer evaluate --run demo --video --preset tiny",
     ]
+    path = finished_run.evaluation.path / "evaluation.json"
+    asked = json.loads(path.read_text())
+    path.write_text(json.dumps(asked | {"question": asked["question"] | {"actions": "stochastic"}}))
+    assert commands(trace(finished_run, DATA))[-1] == "dreamer evaluate --run demo --video --stochastic --preset tiny"
 
 
 def test_seeds_are_tracks_in_carracing_alone(finished_run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -89,14 +90,18 @@ def test_it_finds_what_the_actor_would_not_do(value: str) -> None:
     assert planner(settings, policy, reward=-1.0).plan(Line().initial())[0, 0] < -0.9
 
 
-def test_a_sequence_is_worth_its_discounted_utilities_and_what_the_critic_says_of_its_end() -> None:
+@pytest.mark.parametrize(
+    ("value", "end"), [("next", 0.36 * (0.2 - 0.2 - 0.1) + 0.36 * 0.36 * VALUE), ("present", 0.36 * VALUE)]
+)
+def test_a_sequence_is_worth_its_discounted_utilities_and_what_the_critic_says_of_its_end(
+    value: Literal["next", "present"], end: float
+) -> None:
     """Places .1, .2, then the critic; half of the episodes end each time; disagreement .1 (2), cost .25 (.4 each)."""
-    policy = PolicySettings(utility="linear", discount=0.8, penalty=2.0, cost=0.4, cost_ends=0.4)
+    policy = PolicySettings(utility="linear", value=value, discount=0.8, penalty=2.0, cost=0.4, cost_ends=0.4)
     found = planner(PlannerSettings(sequences=2, elites=2), policy)
     latent = Latent(torch.tensor([0.0, 0.1, 0.2])[:, None, None], torch.zeros(3, 1, 0))
     trajectory = SimpleNamespace(latents=latent, actions=torch.ones(2, 1, 2))
-    expected = (0.1 - 0.2 - 0.1) + 0.36 * (0.2 - 0.2 - 0.1) + 0.36 * 0.36 * VALUE
-    torch.testing.assert_close(found.score(trajectory), torch.tensor([expected]))  # type: ignore[arg-type]
+    torch.testing.assert_close(found.score(trajectory), torch.tensor([0.1 - 0.2 - 0.1 + end]))  # type: ignore[arg-type]
 
 
 def test_the_next_search_begins_with_the_last_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,10 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
     if distributed.once(lambda: first) != first:
         raise StageError(f"{folder.state} is not the same on all machines; artifacts/ must be one folder")
     if manifest.complete and first < plan.updates:
-        warn(f"{folder.path} goes on from {first} to {plan.updates} updates: its step sizes, fallen to 0, rise again")
+        warn(
+            f"{folder.path} goes on from {first} to {plan.updates} updates: what falls towards the last one, such as "
+            "step sizes, rises again"
+        )
     learner.begin(first, plan.updates)
     started, seconds = time.monotonic(), float(manifest.facts.get("seconds", 0.0)) if first else 0.0
     manifest = replace(manifest, done=first, complete=False, facts={**manifest.facts, "seconds": seconds})

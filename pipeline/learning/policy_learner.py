@@ -71,7 +71,7 @@ class PolicyLearner:
         self.acting = deepcopy(actor).requires_grad_(False)
         self.critic = Critic(model.features, model.settings, settings).to(model.device)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
-        self.scale = JointReturnScale(settings.return_rate).to(model.device)
+        self.scale = ReturnScale(settings.return_rate).to(model.device)
         self.actor_optimizer = make_optimizer(actor.parameters(), settings, settings.actor_rate)
         self.critic_optimizer = make_optimizer(self.critic.parameters(), settings, settings.critic_rate)
 
@@ -80,7 +80,7 @@ class PolicyLearner:
         self._last = last
 
     def update(self, index: int) -> Mapping[str, Tensor]:
-        """Imagine from random recorded states, and take one gradient step of each network."""
+        """Imagine from recorded states and from where others ended, and take one gradient step of each network."""
         settings = self.settings
         for optimizer, rate in (
             (self.actor_optimizer, settings.actor_rate),
@@ -170,6 +170,8 @@ class PolicyLearner:
     def state(self) -> dict[str, Any]:
         """Networks, optimizers, normaliser, and where the trajectories go on."""
         networks = {name: part.state_dict() for name, part in self._parts().items()}
+        if self.rows is not None:  # none is carried on
+            return networks
         trajectories = {"deter": self.ends.deter, "stoch": self.ends.stoch, "carried": self.carried}
         return networks | {name: distributed.gathered(part) for name, part in trajectories.items()}
 
@@ -180,7 +182,7 @@ class PolicyLearner:
                 restore_optimizer(part, state[name])
             else:
                 part.load_state_dict(state[name])
-        if self.rows is None:  # else none is carried on
+        if self.rows is None:
             own = {name: state[name][self.share].to(self.model.device) for name in ("deter", "stoch", "carried")}
             present = {"deter": self.ends.deter, "stoch": self.ends.stoch, "carried": self.carried}
             if any(own[name].shape != tensor.shape for name, tensor in present.items()):
@@ -197,11 +199,3 @@ class PolicyLearner:
             "actor_optimizer": self.actor_optimizer,
             "critic_optimizer": self.critic_optimizer,
         }
-
-
-class JointReturnScale(ReturnScale):
-    """The range of the returns of all processes together."""
-
-    def update(self, returns: Tensor) -> Tensor:
-        """See `ReturnScale.update`."""
-        return super().update(distributed.gathered(returns))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from .. import distributed
 from ..config import PolicySettings
 from ..models.actor_critic import Actor, Critic
 from ..models.distributions import SymexpTwoHot, UnitNormal, symlog
@@ -213,7 +214,8 @@ def policy_loss(
     with torch.set_grad_enabled(settings.gradient != "reinforce"):
         value = _value(critics, predicted, features, settings)  # (H + 1, N)
         found = assign_credit(outcomes, value, settings, soft, rows)
-        scale = critics.scale.update(found.returns) if settings.normalise else critics.scale.scale
+        returns = distributed.gathered(found.returns)  # the range is that of all processes together
+        scale = critics.scale.update(returns) if settings.normalise else critics.scale.scale
         decisions = len(found.credit)
         advantage = (found.credit - value[:decisions]) / scale
         credit = found.credit / scale
@@ -294,6 +296,6 @@ def assign_credit(
     if settings.value == "next":
         start = None if rows is None else (~rows.is_terminal).flatten().float()  # what has ended cannot be acted in
         return credit_next(reward, discount, value, settings.lam, start)
-    known = torch.full_like(discount[:1], settings.discount)  # the start comes from data in which the episode went on
+    known = torch.full_like(discount[:1], settings.discount)  # what is started from, has gone on
     discount = torch.cat([known, discount[1:]])
     return credit_present(reward, discount, value, settings.lam, with_start=settings.slow == "target")

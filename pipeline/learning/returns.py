@@ -1,6 +1,6 @@
 """Returns, weights and the scale of returns: pure functions on rewards and values.
 
-state       s_0        s_1        s_2   ...   s_H         s_0 is a posterior state of the recorded data
+state       s_0        s_1        s_2   ...   s_H         s_0 is recorded, or where one imagined before ended
 action         a_0        a_1        ...                  a_t ~ pi(s_t), it leads to s_{t+1}
 reward      r_0        r_1        r_2   ...   r_H         r_t arrives with s_t: the consequence of a_{t-1}
 continue    c_0        c_1        c_2   ...   c_H         probability that the episode goes on after s_t; c_0 = 1

@@ -18,7 +18,7 @@ import torch
 from .. import console
 from ..artifacts import Run, StageFolder
 from ..config import STAGE_SECTIONS, Settings
-from ..envs import adapter_of
+from ..envs import adapter_of, mirror_of
 from ..envs.adapter import Pace
 from ..episodes.joined import Data, have_episodes, open_data
 from ..episodes.metadata import Origin
@@ -183,8 +183,10 @@ def fit_world(
 
     Raises:
         StageError: the data set or the manifest is damaged.
+        UsageError: the environment has no mirror.
     """
     settings = _with_data(settings, data)
+    mirror_of(settings.view, wanted=settings.model.mirror)  # which the stage refuses where there is none
     settings = settings.with_value("world.precision", resolve_precision(settings.world.precision, device))
     model, world, size = _untrained(settings, device), settings.world, settings.view.size
     train, held_out = (_blank_windows(settings, rows) for rows in (world.length, CONTEXT + max(HORIZONS)))
@@ -341,7 +343,8 @@ def _pace(settings: Settings) -> Pace:
 def _driven_pace(settings: Settings, driver: Run) -> Pace:
     """That of a policy that decides at each step, over whole drives."""
     pace = _pace(settings)
-    seconds = _acting_seconds(_with_world(settings, driver), "cpu") + pace.simulated
+    stochastic = settings.collect.actions == "stochastic"
+    seconds = _acting_seconds(_with_world(settings, driver), "cpu", stochastic=stochastic) + pace.simulated
     return replace(pace, decisions_a_second=1 / seconds, episode=pace.drive)
 
 
@@ -420,13 +423,14 @@ def _encoding_seconds(model: WorldModel, settings: Settings) -> float:
     return (time.monotonic() - started) * settings.collect.decisions / batch.reward.numel()
 
 
-def _acting_seconds(settings: Settings, device: torch.device | str) -> float:
+def _acting_seconds(settings: Settings, device: torch.device | str, *, stochastic: bool = False) -> float:
     """About how long the agent takes for a decision, on the one thread that it has when it drives."""
     from ..agent import Agent  # which imports gymnasium
     from ..driving import one_thread
 
     model, size, timed = _untrained(settings, device).requires_grad_(False), settings.view.size, 20
-    agent = Agent(LoadedWorld(model, settings.model, _interface(settings)), _beginner(model, settings))
+    world, particles = LoadedWorld(model, settings.model, _interface(settings)), settings.evaluate.particles
+    agent = Agent(world, _beginner(model, settings), stochastic, particles=particles)
     blank = np.zeros((3, size, size), dtype=np.uint8)
     with one_thread():
         agent.act(blank)

@@ -14,7 +14,7 @@ from pipeline.envs.car_racing.adapter import CarRacing
 from pipeline.episodes.episode import Episode
 from pipeline.episodes.metadata import Origin
 from pipeline.episodes.store import EpisodeStore
-from pipeline.errors import StageError
+from pipeline.errors import StageError, UsageError
 from pipeline.stages import forecast
 from pipeline.stages.forecast import Forecast, collect, evaluate, fit_policy, fit_world, show, show_total, whole_run
 
@@ -282,6 +282,12 @@ def test_memory_follows_the_pictures_as_far_as_they_are_kept(clock: list[Any]) -
 
 
 # Evaluating
+
+
+def test_a_mirror_that_is_none_is_refused_as_when_fitting(tmp_path: Path) -> None:
+    settings = resolve("tiny", values=[("view.env", "Pendulum-v1"), ("model.mirror", True)])
+    with pytest.raises(UsageError, match="Pendulum-v1 is not known to be the same in a mirror"):
+        fit_world(settings, run=None, data=None, device=CPU)
 
 
 def test_evaluating_follows_the_tracks_and_the_workers(clock: list[Any]) -> None:
