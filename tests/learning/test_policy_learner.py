@@ -13,6 +13,7 @@ import torch
 import torch._dynamo.utils
 from torch import Tensor
 
+from pipeline import distributed
 from pipeline.config import VARIANTS, ModelSettings, PolicySettings, Settings, ViewSettings, resolve
 from pipeline.learning.encoding import Rows
 from pipeline.learning.imagination import Dream, Outcomes
@@ -136,6 +137,28 @@ def test_everything_that_changes_is_saved(model: WorldModel) -> None:
     assert other.scale.scale.item() == learner.scale.scale.item() > 1
     assert torch.equal(other.ends.deter, learner.ends.deter) and learner.ends.deter.any()
     assert torch.equal(other.ends.stoch, learner.ends.stoch) and torch.equal(other.carried, learner.carried)
+
+
+def test_each_of_several_processes_goes_on_with_its_share_of_the_trajectories(
+    model: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_learner(model, starts=24)
+    whole.begin(0, 3)
+    for index in range(3):
+        whole.update(index)
+    assert whole.carried.any() and not whole.carried.all()
+    state = whole.state()
+    for rank in range(3):
+        monkeypatch.setattr(
+            distributed, "rows", lambda count, _, rank=rank: slice(rank * count // 3, (rank + 1) * count // 3)
+        )
+        part = make_learner(model, starts=24)
+        part.restore(state)
+        own = slice(8 * rank, 8 * rank + 8)
+        assert torch.equal(part.ends.deter, whole.ends.deter[own]) and torch.equal(
+            part.ends.stoch, whole.ends.stoch[own]
+        )
+        assert torch.equal(part.carried, whole.carried[own])
 
 
 @pytest.mark.parametrize("name", ["deter", "stoch", "carried"])

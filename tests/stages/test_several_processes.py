@@ -131,7 +131,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         for part in ("model",) if stage == "world" else ("actor", "acting", "critic", "slow_critic", "scale"):
             for tensor, weight in states[0][part].items():
                 torch.testing.assert_close(states[1][part][tensor], weight, rtol=1e-3, atol=1e-5)
-        if stage == "policy":
+        if stage == "policy" and name != "v3-0":
             assert states[0]["deter"].shape == states[1]["deter"].shape == (STARTS, 16)
             assert torch.equal(states[0]["carried"], states[1]["carried"])
             assert name != "laptop-0" or 0 < states[0]["carried"].sum() < STARTS
