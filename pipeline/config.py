@@ -150,7 +150,7 @@ class ModelSettings(Section):
 class WorldSettings(Section):
     """How the world model is fitted."""
 
-    updates: int = Field(24_000, ge=1, le=10_000_000, description="gradient updates")
+    updates: int = Field(36_000, ge=1, le=10_000_000, description="gradient updates")
     batch: int = Field(8, ge=1, le=4096, description="windows in a batch")
     length: int = Field(32, ge=2, le=1024, description="steps in a window")
     decode_share: float = Field(0.5, gt=0, le=1, description="share of the frames whose reconstruction is learned from")

@@ -37,7 +37,7 @@ def test_it_tells_what_made_it(run: Run) -> None:
         "\ndreamer fit-world --run demo --data demo --data two --preset tiny --seed 5\n",
         "\ndreamer fit-policy --run demo --preset tiny --seed 6\n",
         "\ndreamer export demo --to shared\n",
-        "| world.updates | `6` | `24000` |",
+        "| world.updates | `6` | `36000` |",
         "float16",
         "of which none runs code",
         "neither was ever in the environment while it was fitted",
