@@ -124,7 +124,7 @@ def test_a_policy_that_cannot_drive_begins_nothing(copy: Run, tmp_path: Path) ->
 
 
 def test_it_is_foreseen(collected: Path, tiny_run: Run, copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "_acting_seconds", lambda *_: 0.007)
+    monkeypatch.setattr(forecast, "_acting_seconds", lambda *_, stochastic: 0.007 if stochastic else 1.0)
     found = forecast.collect(tiny(1000), data=collected.with_name("none"), workers=2, driver=tiny_run)
     assert found.sizes.startswith("1000 decisions to record, about 4 episodes") and found.seconds == 5
     assert "there, nothing to record" in forecast.collect(tiny(), data=collected, driver=tiny_run).sizes
