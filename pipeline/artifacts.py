@@ -214,6 +214,11 @@ class StageFolder:
     """What to type to make it, such as `dreamer fit-world --run demo`."""
 
     @property
+    def anew(self) -> str:
+        """What to type to make it once more from the beginning."""
+        return f"{self.command} --fresh" if self.path.name in _FITTED else self.command
+
+    @property
     def weights(self) -> Path:
         """The weights that the next stage reads."""
         return self.path / "model.safetensors"
@@ -278,11 +283,9 @@ class StageFolder:
         try:
             manifest = _parse_manifest(path)
         except (OSError, ValueError) as error:
-            raise StageError(f"{path} is damaged ({error}); run `{self.command} --fresh`") from error
+            raise StageError(f"{path} is damaged ({error}); run `{self.anew}`") from error
         if manifest.format != FORMAT:
-            raise StageError(
-                f"{path} has format {manifest.format}, this version reads {FORMAT}; run `{self.command} --fresh`"
-            )
+            raise StageError(f"{path} has format {manifest.format}, this version reads {FORMAT}; run `{self.anew}`")
         return manifest
 
     def write_manifest(self, manifest: Manifest) -> None:
@@ -299,7 +302,7 @@ class StageFolder:
                     told[section] = former | told[section]
             return validate(told)
         except (OSError, ValueError, UsageError) as error:
-            raise StageError(f"{path} cannot be read ({error}); run `{self.command} --fresh`") from error
+            raise StageError(f"{path} cannot be read ({error}); run `{self.anew}`") from error
 
     def write_settings(self, settings: Settings) -> None:
         """Write all settings as TOML."""
@@ -329,12 +332,14 @@ class StageFolder:
             there is work to do.
 
         Raises:
-            StageError: the inputs have changed since.
+            StageError: the inputs have changed since, or there are weights that nothing tells the inputs of.
             UsageError: other settings are asked for than those it was begun with.
         """
         if fresh and os.path.lexists(self.path):
             self.path.rename(self.replaced)
         manifest = self.read_manifest()
+        if manifest is None and (self.state.exists() or self.weights.exists()):
+            raise StageError(f"{self.path} has weights, but no manifest.json; run `{self.anew}`")
         if manifest is None or not (manifest.done or self.state.exists()):  # written a moment before the manifest
             self.write_settings(settings)
             manifest = Manifest(self.command.split()[1], dict(inputs))
@@ -407,7 +412,7 @@ class Run:
     def _stage(self, folder: str, command: str) -> StageFolder:
         path = self.root / folder
         if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve().parent):
-            raise UsageError(f"{path} is a link to a folder beyond the runs, where no stage may write; remove it")
+            raise StageError(f"{path} is a link to a folder beyond the runs, where no stage may write; remove it")
         return StageFolder(path, f"dreamer {command} --run {self.root.name}")
 
     def recorded_settings(self, *stages: StageFolder, fresh: bool = False) -> Settings | None:

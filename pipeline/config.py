@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .errors import UsageError, did_you_mean
 from .reading import parse_json, read_toml
@@ -24,6 +24,13 @@ class Section(BaseModel):
     """A group of settings: immutable, and no unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("input should be a number")
+        return value
 
 
 CAR_RACING = "CarRacing-v3"
@@ -749,7 +756,8 @@ def validate(tree: Mapping[str, Any]) -> Settings:
 def describe(error: ValidationError) -> str:
     """The first thing that is wrong, as `world.updates = -1 is not valid: input should be ...`."""
     first = error.errors()[0]
-    reason, name = first["msg"].lower(), ".".join(str(part) for part in first["loc"])
+    reason, name = first["msg"].removeprefix("Value error, "), ".".join(str(part) for part in first["loc"])
+    reason = reason[:1].lower() + reason[1:]
     if not name:
         return str(first.get("ctx", {}).get("error", reason))
     try:

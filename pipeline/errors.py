@@ -36,7 +36,9 @@ class InterruptedRunError(DreamerError):
 
     exit_code = 130
 
-    def __init__(self, message: str = "Stopped; the same command goes on from what is saved") -> None:
+    def __init__(
+        self, message: str = "Stopped; what was saved before is as it was, and the same command goes on from it"
+    ) -> None:
         super().__init__(message)
 
 
@@ -47,6 +49,9 @@ _REFUSED = {
     errno.EROFS: "cannot be written, for the disk is read-only",
     errno.EACCES: "is not for this user to read or write",
     errno.EPERM: "is not for this user to read or write",
+    errno.EISDIR: "cannot be written, for a folder has this name",
+    errno.EEXIST: "cannot be made, for something else has this name",
+    errno.ENOTDIR: "cannot be found, for what should be a folder on the way is none",
     errno.EIO: "cannot be read or written, for the disk fails",
 }
 _TOO_LARGE = re.compile(r"can't allocate memory|out of memory")  # torch's ways, on a CPU and on others

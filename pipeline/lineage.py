@@ -286,14 +286,14 @@ def _gone(run: Run, source: Source | None = None) -> Link:
 
 
 def _stage_link(folder: StageFolder, before: Mapping[str, Link], inputs: tuple[str, ...], unit: str) -> Link:
-    anew = f"{folder.command} --fresh" if unit == "updates" else folder.command
     try:
         manifest = folder.read_manifest()
+        if manifest is None:
+            return Link("missing", folder.command)
+        folder.read_settings()
     except StageError as error:
-        return Link("damaged", anew, str(error))
-    if manifest is None:
-        return Link("missing", folder.command)
-    state, cure, reason = _judge(folder, before, inputs, anew)
+        return Link("damaged", folder.anew, str(error))
+    state, cure, reason = _judge(folder, before, inputs)
     output = folder.weights.name if unit == "updates" else "evaluation.json"
     return Link(
         state,
@@ -315,23 +315,21 @@ def _places(run: Run) -> str:
     return f"{adapter_of(settings.view.env if settings else CAR_RACING).score_type.PLACE}s"
 
 
-def _judge(
-    folder: StageFolder, before: Mapping[str, Link], inputs: tuple[str, ...], anew: str
-) -> tuple[State, str, str]:
+def _judge(folder: StageFolder, before: Mapping[str, Link], inputs: tuple[str, ...]) -> tuple[State, str, str]:
     """State, cure and reason of a stage that was begun."""
     manifest = folder.read_manifest()
     assert manifest is not None
     for name in inputs:
         link = before[name]
         if link.digest is not None and name in manifest.inputs and manifest.inputs[name] != link.digest:
-            return "stale", anew, f"was made from another {name} than there is now"
+            return "stale", folder.anew, f"was made from another {name} than there is now"
     for name in inputs:
         if before[name].state == "stale":
-            return "stale", anew, f"was made from a {name} that is stale"
+            return "stale", folder.anew, f"was made from a {name} that is stale"
     if not manifest.complete:
         return "unfinished", folder.command, f"has {manifest.done} done"
     lost = next((name for name in manifest.outputs if not (folder.path / name).exists()), None)
-    return ("damaged", anew, f"lacks {lost}") if lost else ("ready", "", "")
+    return ("damaged", folder.anew, f"lacks {lost}") if lost else ("ready", "", "")
 
 
 def _next(run: Run, links: Mapping[str, Link]) -> str:
@@ -341,7 +339,7 @@ def _next(run: Run, links: Mapping[str, Link]) -> str:
         report, made = run.root / REPORT, links["evaluation"].made
         new = report.exists() and made is not None and _changed(report) >= made
         return "" if new else f"dreamer report {run.root.name}"
-    if first != "evaluation" and links["data"].state != "ready":
+    if first != "evaluation" and links["data"].state != "ready" and links["world"].state != "damaged":
         return links["data"].cure
     return links[first].cure
 

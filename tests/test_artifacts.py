@@ -125,6 +125,25 @@ def test_a_manifest_that_no_stage_wrote_is_refused(
     assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize("left", ["model.safetensors", "training_state.pt"])
+def test_weights_without_a_manifest_are_not_written_over(folder: StageFolder, left: str) -> None:
+    write_text(folder.path / left, "numbers")
+    with pytest.raises(
+        StageError, match=r"has weights, but no manifest\.json; run `dreamer fit-world --run demo --fresh`"
+    ):
+        folder.start(Settings(), ("seed", "world"), {"data": "abc"})
+    with folder.writing():
+        folder.start(Settings(), ("seed", "world"), {"data": "abc"}, fresh=True)
+        assert not (folder.path / left).exists()
+
+
+def test_the_cure_of_what_is_made_in_one_go_has_no_fresh(folder: StageFolder) -> None:
+    evaluation = Run(folder.path.parent).evaluation
+    write_text(evaluation.path / "manifest.json", "nonsense")
+    with pytest.raises(StageError, match=r"run `dreamer evaluate --run demo`$"):
+        evaluation.read_manifest()
+
+
 def test_a_stage_beyond_the_runs_is_not_written(tmp_path: Path) -> None:
     for name in ("artifacts/theirs", "artifacts/mine/world", "home"):
         (tmp_path / name).mkdir(parents=True)
@@ -132,7 +151,7 @@ def test_a_stage_beyond_the_runs_is_not_written(tmp_path: Path) -> None:
     run.world.path.symlink_to(tmp_path / "artifacts" / "mine" / "world")
     assert run.world.path.is_symlink(), "the world model of another run may be used"
     (run.root / "policy").symlink_to(tmp_path / "home")
-    with pytest.raises(UsageError, match="policy is a link to a folder beyond the runs"):
+    with pytest.raises(StageError, match="policy is a link to a folder beyond the runs"):
         _ = run.policy
 
 

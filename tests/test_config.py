@@ -201,7 +201,7 @@ def test_section_values() -> None:
 
 @pytest.mark.parametrize("text", ["[1]", "{", "1", "[" * 1900, '{"g": NaN}', 3])
 def test_the_arguments_of_an_environment_are_a_json_object(text: object) -> None:
-    with pytest.raises(UsageError, match="not a json object"):
+    with pytest.raises(UsageError, match="not a JSON object"):
         resolve(values=[("view.env_kwargs", text)])
     assert resolve(values=[("view.env_kwargs", '{"b": 1,\n"a": {}}')]).view.env_kwargs == '{"a": {}, "b": 1}'
 

@@ -75,6 +75,11 @@ def test_what_is_unfinished_missing_or_damaged(finished_run: Run) -> None:
     finished_run.policy.write_manifest(manifest)
     finished_run.policy.weights.unlink()
     assert trace(finished_run, DATA).links["policy"].reason == "lacks model.safetensors"
+    settings = (finished_run.world.path / "settings.toml").read_text()
+    (finished_run.world.path / "settings.toml").write_text("x = [")
+    chain = trace(finished_run, DATA)
+    assert (chain.links["world"].state, chain.next) == ("damaged", "dreamer fit-world --run demo --fresh")
+    (finished_run.world.path / "settings.toml").write_text(settings)
     (finished_run.policy.path / "manifest.json").write_text("{")
     chain = trace(finished_run, DATA)
     assert (chain.links["policy"].state, chain.next) == ("damaged", "dreamer fit-policy --run demo --fresh")

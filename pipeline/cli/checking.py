@@ -12,9 +12,7 @@ import typer
 from .. import console
 from ..artifacts import Run
 from .looking import OneRun
-from .options import Fresh, Shared, Yes, allow_replacing, app, examples
-
-Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the whole traceback of an error.")]
+from .options import Debug, Fresh, Shared, Yes, allow_replacing, app, examples
 
 
 @app.command(epilog=examples("dreamer verify artifacts/demo", "dreamer verify data/demo --json"))

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import console
-from ..errors import UsageError
-from .options import AsJson, app, examples, run_names
+from ..errors import StageError, UsageError
+from .options import AsJson, Debug, app, examples, run_names
 
 if TYPE_CHECKING:
     from ..doctor import Finding
     from ..lineage import Chain, Link
 
 RUNS = Path("artifacts")
+_COMPARED = RUNS / "curves.png"
 
 OneRun = Annotated[str, typer.Argument(metavar="RUN", autocompletion=run_names, help="Run, a folder in artifacts/.")]
 Runs = Annotated[
@@ -31,13 +32,18 @@ AnyRuns = Annotated[
 
 
 @app.command(epilog=examples("dreamer status", "dreamer status mine --json"))
-def status(runs: AnyRuns = None, as_json: AsJson = False) -> None:
+def status(runs: AnyRuns = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """What every run was made from, what is stale, the score, and the next command."""
     from .. import lineage
 
     found = [lineage.find_run(name) for name in runs or lineage.run_names()]
     data = lineage.data_sets()
-    chains = [lineage.trace(run, data) for run in found]
+    chains, refused = [], []
+    for run in found:
+        try:
+            chains.append(lineage.trace(run, data))
+        except StageError as error:  # one bad run hides no other
+            refused.append(str(error))
     if as_json:
         console.say_json([_plain(chain) for chain in chains])
     elif chains:
@@ -45,8 +51,12 @@ def status(runs: AnyRuns = None, as_json: AsJson = False) -> None:
         console.table("", ["run", "data", "world", "policy", "evaluation", "score"], rows)
         for chain in chains:
             _advise(chain)
-    else:
+    elif not refused:
         console.say("No runs in artifacts/ yet. Next: dreamer run --preset demo --video")
+    for reason in refused:
+        console.fail(reason)
+    if refused:
+        raise typer.Exit(StageError.exit_code)
 
 
 def _cell(name: str, chain: Chain) -> str:
@@ -93,7 +103,7 @@ def _plain(chain: Chain) -> dict[str, Any]:
 
 
 @app.command(epilog=examples("dreamer report mine"))
-def report(run: OneRun) -> None:
+def report(run: OneRun, debug: Debug = False) -> None:
     """Write a page about a run, which opens offline in any browser, into the run's folder."""
     from ..lineage import find_run
 
@@ -106,7 +116,8 @@ def report(run: OneRun) -> None:
 @app.command(epilog=examples("dreamer curves mine another", "dreamer curves mine another --out compared.png"))
 def curves(
     runs: Runs,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture, a PNG.")] = RUNS / "curves.png",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture, a PNG; a new one.")] = _COMPARED,
+    debug: Debug = False,
 ) -> None:
     """Compare runs in one figure: errors of the world model, imagined return, scores."""
     from ..lineage import find_run, read_score
@@ -114,6 +125,8 @@ def curves(
     found = [find_run(name) for name in dict.fromkeys(runs)]
     if out.suffix != ".png":
         raise UsageError(f"--out takes a file that ends in .png, not {out}")
+    if out != _COMPARED and out.exists():
+        raise UsageError(f"{out} exists; give --out another name")
     from ..viewing.curves import MOST_RUNS, RunCurves, compare_runs
 
     if len(found) > MOST_RUNS:
@@ -127,7 +140,7 @@ def curves(
 
 
 @app.command(epilog=examples("dreamer doctor", "dreamer doctor --json"))
-def doctor(as_json: AsJson = False) -> None:
+def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
     """What this machine has and lacks, to paste into a bug report. Exit code 1: something will not work."""
     from ..doctor import examine
 

@@ -172,6 +172,8 @@ class Shared:
             size=self.size,
         )
         for name, _ in given:
+            if options.get(name) is not None:
+                raise UsageError(f"The setting {name} is given with --set and by an option of its own; leave one out")
             owner = OWNERS.get(name.partition(".")[0], command)
             if command not in (owner, "run"):
                 raise UsageError(f"The setting {name} belongs to `dreamer {owner}`, not to `dreamer {command}`")
@@ -219,7 +221,7 @@ Updates = Annotated[int | None, typer.Option(metavar="N", help="Gradient updates
 Minutes = Annotated[
     float | None,
     typer.Option(
-        min=0.1, metavar="N", help="Fit for about N minutes, whatever the number of updates; `run`: each fit."
+        min=0.1, max=1e6, metavar="N", help="Fit for about N minutes, whatever the number of updates; `run`: each fit."
     ),
 ]
 Decisions = Annotated[
@@ -271,6 +273,7 @@ Merge = Annotated[
     int | None,
     typer.Option("--merge", min=1, metavar="N", help="Put N such parts together, and record only what they lack."),
 ]
+Debug = Annotated[bool, typer.Option("--debug", metavar="", help="Show the whole traceback of an error.")]
 Fresh = Annotated[bool, typer.Option("--fresh", metavar="", help="Start anew and replace what is there; asks first.")]
 Yes = Annotated[bool, typer.Option("--yes", metavar="", help="Answer yes to what --fresh asks.")]
 TensorBoard = Annotated[
@@ -299,7 +302,7 @@ def command(*lines: str, shares: bool = False) -> Callable[[Callable[..., None]]
         @functools.wraps(function)
         def call(**options: Any) -> None:
             common = Shared(**{name: options.pop(name) for name in shared})
-            console.set_quiet(common.quiet)
+            console.set_quiet(common.quiet and not common.dry_run)  # which is there to be read
             if distributed.size() > 1:
                 _share_out(shares and not common.dry_run)
             try:
@@ -335,6 +338,12 @@ def allow_replacing(shared: Shared, fresh: bool, yes: bool, *folders: Path) -> N
     typer.confirm(f"Replace {there}?", abort=True)
 
 
+def either(updates: int | None, minutes: float | None) -> None:
+    """Raise UsageError where both say how long to fit."""
+    if updates is not None and minutes is not None:
+        raise UsageError("--updates and --minutes both say how long to fit; leave one out")
+
+
 def log_to(**asked: bool) -> None:
     """Log metrics to these services too. Raises UsageError where the package of one is not installed."""
     console.track_with(*(require(name) for name, wanted in asked.items() if wanted))
@@ -350,7 +359,10 @@ def data_paths(names: Sequence[str] | None, run: Run, *, fresh: bool = False) ->
             names = [source.name for source in manifest.sources]
     except StageError as error:
         if fresh:
-            raise UsageError(f"{run.world.path} cannot tell which data it was fitted to; name them, --data") from error
+            raise UsageError(
+                f"{run.world.path} cannot tell which data it was fitted to; name them, "
+                f"`{run.world.command} --data NAME --fresh`"
+            ) from error
         raise
     return [data_path(name) for name in names or [NAME]]
 

@@ -38,6 +38,7 @@ from .options import (
     data_path,
     data_paths,
     driving_run,
+    either,
     log_to,
     own_workers,
     recorded_environment,
@@ -123,6 +124,7 @@ def fit_world(
     wandb: WandB = False,
 ) -> None:
     """Fit the world model to the data; the same command goes on after an interruption."""
+    either(updates, minutes)
     folder = Run.named(run)
     paths, recorded = data_paths(data, folder, fresh=fresh), folder.recorded_settings(folder.world, fresh=fresh)
     settings = shared.settings("fit-world", {"world.updates": updates}, recorded, recorded_environment(paths[0]))
@@ -169,6 +171,7 @@ def fit_policy(
     wandb: WandB = False,
 ) -> None:
     """Fit the actor and the critic in imagination alone; the same command goes on after an interruption."""
+    either(updates, minutes)
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world, fresh=fresh)
     settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)
@@ -206,6 +209,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Drive the real tracks: scores beside the baselines, and a video."""
+    if as_json and shared.dry_run:
+        raise UsageError("What --dry-run foresees is not JSON; leave --json or --dry-run out")
     if as_json:
         console.set_quiet(True)
     folder = Run.named(run)
@@ -220,11 +225,21 @@ def evaluate(
         return
     from ..stages.evaluate import evaluate
 
+    _warn_of_stale(folder)
     workers = own_workers(workers)
     report = evaluate(settings, run=folder, video=video, stochastic=stochastic, workers=workers, device=device)
     _write_report(folder)
     if as_json and distributed.is_first():
         console.say_json(report.as_json())
+
+
+def _warn_of_stale(run: Run) -> None:
+    """Say that a run is driven as it was fitted, where what it was fitted to is another by now."""
+    from ..lineage import data_sets, trace
+
+    for name, link in trace(run, data_sets()).links.items():
+        if name in ("world", "policy") and link.state == "stale":
+            console.warn(f"The {name} of {run.root} {link.reason}; what is driven is what was fitted then")
 
 
 @command("dreamer run --preset demo --video", "dreamer run --data mine --run mine --seed 1 --minutes 20")

@@ -223,8 +223,8 @@ class Origin(Section):
         difference = self.difference(wanted)
         if difference is not None:
             raise StageError(
-                f"{path} was collected with {difference}; use another --data name, or replace it with "
-                f"`dreamer collect --data {path.name} --fresh`"
+                f"{path} was collected with {difference}; ask for the same to extend it, use another --data name, or "
+                f"replace it with `dreamer collect --data {path.name} --fresh`"
             )
 
 

@@ -103,7 +103,7 @@ def begun(
         yield manifest, settings
 
 
-def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -> Manifest:
+def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest, settings: Settings) -> Manifest:
     """Bring the learner from where its last checkpoint is to the end of the plan.
 
     Args:
@@ -111,6 +111,7 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
         plan: how long.
         folder: where the checkpoints, the metrics and the manifest go.
         manifest: what to record as inputs; its progress is filled in here.
+        settings: all of them, to be left in the folder once there is something to go on from.
 
     Returns:
         The manifest after the last update, not yet complete: the stage still writes its results.
@@ -123,6 +124,7 @@ def fit(learner: Learner, plan: Plan, folder: StageFolder, manifest: Manifest) -
     first = load_state(learner, folder, manifest.done)
     if distributed.once(lambda: first) != first:
         raise StageError(f"{folder.state} is not the same on all machines; artifacts/ must be one folder")
+    distributed.once(lambda: folder.write_settings(settings))  # of what cannot go on, they stay as they were
     if manifest.complete and first < plan.updates:
         warn(
             f"{folder.path} goes on from {first} to {plan.updates} updates: what falls towards the last one, such as "

@@ -61,7 +61,7 @@ def play(
         track: of all real drives; else each has another.
         speed: 1 is the environment's own.
         record: folder of the data set that the real drives go to, made where it is missing.
-        film: a film of what was to be seen, to write; must not exist.
+        film: a film of what was to be seen, to write, ending in `.mp4`; must not exist.
 
     Returns:
         The game, as it was left.
@@ -69,11 +69,14 @@ def play(
     Raises:
         StageError: the world model is missing or damaged, or the data set does not go with it.
         BusyError: another command is at work on them.
-        UsageError: the film exists, or a track that is reported on would be recorded, or there is nobody to act.
+        UsageError: the film exists or its name does not end in `.mp4`, or a track that is reported on would be
+            recorded, or there is nobody to act.
         DreamerError: there is no display for a window.
     """
-    if film and film.exists():
-        raise UsageError(f"{film} exists; give --film another name")
+    if film and film.suffix != ".mp4":
+        raise UsageError(f"--film takes a file that ends in .mp4, not {film}")
+    if film and (taken := next(filter(Path.exists, (film, film.with_suffix(".webm"))), None)):  # see `write_film`
+        raise UsageError(f"{taken} exists; give --film another name")
     if record and track in (*REPORT_TRACKS, *SELECTION_TRACKS):
         raise UsageError(f"Track {track} is for evaluation and must not be learned from; record on another --track")
     command = f"dreamer play --run {run.root.name}"

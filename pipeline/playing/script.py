@@ -26,6 +26,8 @@ def read_script(text: str) -> list[Input]:
             text = Path(text).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UsageError(f"Cannot read the script {text!r}: {error}") from error
+    if len(text.split()) == 1 and Path(text).suffix[1:].isalpha():
+        raise UsageError(f"There is no script {text!r}, and it is none itself")
     lines = (line.partition("#")[0] for line in text.splitlines())
     return [given for line in lines for word in line.split() for given in _read(word)]
 

@@ -84,13 +84,11 @@ def fit_policy(
             if minutes is not None and not distributed.once(folder.state.exists):
                 planned = planned_updates(_learner(settings, world, encoded), minutes, settings.seed)
                 settings = settings.with_value("policy.updates", planned)
-            if distributed.is_first():
-                folder.write_settings(settings)
             console.say(f"Learning from {learned_from(store.sources)}, in imagination")
             learner, policy = _learner(settings, world, encoded), settings.policy
             watches = _watches(learner.actor)
             plan = Plan("Fitting the policy", policy.updates, policy.save_every, settings.seed, _SHOWN, watches)
-            manifest = fit(learner, plan, folder, manifest)
+            manifest = fit(learner, plan, folder, manifest, settings)
             manifest = distributed.once(lambda: _finish(learner, settings, folder, manifest))
             console.say(_caution(source))
             return manifest

@@ -73,12 +73,10 @@ def fit_world(
             if minutes is not None and not distributed.once(folder.state.exists):
                 planned = planned_updates(_learner(settings, store, windows, device), minutes, settings.seed)
                 settings = settings.with_value("world.updates", planned)
-            if distributed.is_first():
-                folder.write_settings(settings)
             console.say(f"Learning from {learned_from(store.sources)}")
             learner, world = _learner(settings, store, windows, device), settings.world
             plan = Plan("Fitting the world", world.updates, world.save_every, settings.seed, _SHOWN, _watches())
-            manifest = fit(learner, plan, folder, manifest)
+            manifest = fit(learner, plan, folder, manifest, settings)
             return distributed.once(lambda: _finish(learner, folder, manifest, interface_of(store)))
 
 

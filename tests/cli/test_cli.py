@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -199,6 +200,11 @@ def test_mistyped_commands_and_options_are_refused_with_a_hint(words: list[str],
         (["fit-world", "--run", "a/b"], "cannot name a run"),
         (["fit-world", "--device", "gpu"], "There is no device 'gpu'"),
         (["evaluate", "--list", "easy"], "'report'"),
+        (["evaluate", "--json", "--dry-run"], "leave --json or --dry-run out"),
+        (["fit-world", "--updates", "3", "--minutes", "1"], "leave one out"),
+        (["fit-policy", "--updates", "3", "--minutes", "1"], "leave one out"),
+        (["fit-world", "--updates", "3", "--set", "world.updates=5"], "world.updates is given with --set and by"),
+        (["fit-world", "--set", "world.updates=true"], "world.updates = True is not valid: input should be a number"),
     ],
 )
 def test_bad_values_are_refused_in_one_sentence(words: list[str], hint: str, capsys: Screen, calls: Calls) -> None:
@@ -314,16 +320,18 @@ def test_of_several_processes_each_collects_a_part_with_its_share_of_the_cores(
 
 @pytest.mark.parametrize("command", ["fit-world", "fit-policy"])
 def test_fitting(command: str, calls: Calls) -> None:
-    words = ["--run", "mine", "--data", "some", "--updates", "9", "--minutes", "2.5", "--device", "cpu"]
-    assert dreamer(command, *words) == 0
+    words = ["--run", "mine", "--data", "some", "--device", "cpu"]
+    assert dreamer(command, *words, "--updates", "9") == 0
     ((name, (settings,), options),) = calls
     section = command.removeprefix("fit-")
     assert (name, settings) == (f"fit_{section}", resolve(values=[(f"{section}.updates", 9)]))
     assert str(options.pop("device")) == "cpu"
     run = Run(Path("artifacts/mine"))
-    assert options == {"run": run, "data": [Path("data/some")], "minutes": 2.5, "fresh": False}
+    assert options == {"run": run, "data": [Path("data/some")], "minutes": None, "fresh": False}
+    assert dreamer(command, *words, "--minutes", "2.5") == 0
+    assert calls[1][2]["minutes"] == 2.5
     assert dreamer(command, "--data", "some", "--data", "more") == 0
-    assert calls[1][2]["data"] == [Path("data/some"), Path("data/more")]
+    assert calls[2][2]["data"] == [Path("data/some"), Path("data/more")]
 
 
 def test_show_encodings(calls: Calls) -> None:
@@ -452,6 +460,23 @@ def test_forecasts_hear_of_the_options_that_matter(foreseen: Calls) -> None:
     ]
 
 
+def test_what_a_dry_run_foresees_is_never_kept_quiet(foreseen: Calls, capsys: Screen) -> None:
+    assert dreamer("collect", "--quiet", "--dry-run") == 0
+    assert "collect would use" in capsys.readouterr().out
+
+
+def test_evaluating_a_stale_run_is_warned_of(calls: Calls, finished_run: Run, capsys: Screen) -> None:
+    finished_run.root.parent.rename("artifacts")
+    run = Run(Path("artifacts/demo"))
+    assert dreamer("evaluate", "--run", "demo") == 0
+    assert "made from another" not in capsys.readouterr().err
+    manifest = run.world.read_manifest()
+    assert manifest is not None
+    run.world.write_manifest(replace(manifest, outputs={"model.safetensors": "1" * 64}))
+    assert dreamer("evaluate", "--run", "demo") == 0
+    assert "The policy of artifacts/demo was made from another world than there is now" in capsys.readouterr().err
+
+
 def test_quiet_prints_nothing(capsys: Screen, calls: Calls) -> None:
     assert dreamer("show-encodings", "--quiet") == 0
     output = capsys.readouterr()
@@ -533,7 +558,7 @@ def test_fresh_asks_for_the_data_that_a_damaged_world_model_cannot_name(
     assert dreamer(command, "--quiet") == 3
     assert "manifest.json is damaged" in _refusal(capsys)
     assert dreamer(command, "--fresh", "--yes", "--quiet") == 2
-    assert "name them, --data" in _refusal(capsys)
+    assert "name them, `dreamer fit-world --run carracing --data NAME --fresh`" in _refusal(capsys)
     assert dreamer(command, "--fresh", "--yes", "--data", "carracing") == 0
 
 
@@ -591,7 +616,7 @@ def test_a_run_that_is_told_to_stop_begins_no_other_stage(
     _replace_stage(monkeypatch, stage, told)
     assert dreamer("run") == 130
     captured = capsys.readouterr()
-    assert "the same command goes on from what is saved" in " ".join(captured.err.split())
+    assert "the same command goes on from it" in " ".join(captured.err.split())
     assert "Traceback" not in captured.err and stage not in {name for name, _, _ in calls}
 
 
@@ -612,7 +637,7 @@ def test_ctrl_c_amid_an_import_ends_with_130_too(capsys: Screen, monkeypatch: py
     error.__cause__ = KeyboardInterrupt()
     _replace_stage(monkeypatch, "show_encodings", _failing(error))
     assert dreamer("show-encodings") == 130
-    assert "Stopped; the same command goes on" in capsys.readouterr().err
+    assert "Stopped; what was saved before is as it was" in capsys.readouterr().err
 
 
 def test_what_the_machine_lacks_is_one_sentence(capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:

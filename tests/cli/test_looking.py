@@ -69,6 +69,23 @@ def test_status_as_json(run: Run, capsys: Screen) -> None:
     }
 
 
+def test_status_hides_no_run_behind_a_bad_one(run: Run, capsys: Screen) -> None:
+    Path("elsewhere").mkdir()
+    bad = run.root.with_name("bad")
+    (bad / "policy").mkdir(parents=True)
+    (bad / "policy" / "manifest.json").write_text("{}")
+    (bad / "world").symlink_to(Path("elsewhere").resolve())
+    assert dreamer("status") == 3
+    output = capsys.readouterr()
+    assert "450" in output.out and "bad/world is a link to a folder beyond the runs" in output.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_debug_is_an_option_of_all(command: str, capsys: Screen) -> None:
+    assert dreamer(command, "--help") == 0
+    assert "--debug" in capsys.readouterr().out
+
+
 def test_status_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Screen) -> None:
     monkeypatch.chdir(tmp_path)
     assert dreamer("status") == 0
@@ -97,6 +114,8 @@ def test_curves_go_where_they_are_asked_to(run: Run, capsys: Screen) -> None:
     assert Path("compared.png").exists()
     assert dreamer("curves", "demo", "--out", "compared.pdf") == 2
     assert "ends in .png" in capsys.readouterr().err
+    assert dreamer("curves", "demo", "--out", "compared.png") == 2
+    assert "compared.png exists; give --out another name" in capsys.readouterr().err
 
 
 def test_curves_of_more_runs_than_colours_are_refused(run: Run, capsys: Screen) -> None:

@@ -121,9 +121,10 @@ def test_a_film_shows_every_frame_and_replaces_none(tiny_run: Run, tiny_data: Pa
     capture = cv2.VideoCapture(str(film))
     frames = [frame for good, frame in iter(capture.read, (False, None)) if good]
     assert (len(frames), frames[0].shape) == (8, (SIZE[1], SIZE[0], 3))
-    path.touch()
     with pytest.raises(UsageError, match="exists"):
         play_script(tiny_run, tiny_data, "gas", film=path)
+    with pytest.raises(UsageError, match=r"ends in \.mp4"):  # `drive.txt` would be written as `drive.mp4`
+        play_script(tiny_run, tiny_data, "gas", film=path.with_suffix(".txt"))
 
 
 def test_a_run_without_a_policy_can_be_played(tiny_run: Run, tiny_data: Path, tmp_path: Path) -> None:

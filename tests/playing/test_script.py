@@ -38,6 +38,7 @@ def test_no_word_is_no_input() -> None:
         ("gas*many", "a number from 1"),
         ("gas*9999999", "a number from 1"),
         ("rewnd*3", "did you mean 'rewind'?"),
+        ("drive.txt", "There is no script 'drive.txt'"),
     ],
 )
 def test_what_means_nothing_is_refused(text: str, hint: str) -> None:

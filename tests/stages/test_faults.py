@@ -21,7 +21,7 @@ from pipeline.artifacts import Run, StageFolder, file_hash
 from pipeline.config import Settings, resolve
 from pipeline.devices import deterministic
 from pipeline.episodes.store import EpisodeStore, EpisodeWriter, lock_of
-from pipeline.errors import BusyError, DreamerError, UsageError, of_the_machine
+from pipeline.errors import BusyError, DreamerError, StageError, UsageError, of_the_machine
 from pipeline.learning.precision import resolve_precision
 from pipeline.locks import Lock, reading
 from pipeline.stages import forecast
@@ -330,6 +330,18 @@ def test_what_fresh_replaced_is_gone_after_the_first_checkpoint(
     assert fit_world(other, run=run, data=data, device=CPU).done == 6
     assert not run.world.replaced.exists()
     assert run.world.read_settings().world.learning_rate == 0.5
+
+
+@pytest.mark.parametrize("stage", ["world", "policy"])
+def test_what_cannot_go_on_keeps_its_settings(stage: str, data: Path, run: Run) -> None:
+    fit_world(TINY, run=run, data=data, device=CPU)
+    fit_policy(TINY, run=run, data=data, device=CPU)
+    fit, folder = {"world": fit_world, "policy": fit_policy}[stage], getattr(run, stage)
+    folder.state.unlink()  # as in a run that was exported
+    before = hashes(folder.path)
+    with pytest.raises(StageError, match=r"training_state\.pt is missing"):
+        fit(TINY.with_value(f"{stage}.updates", 7), run=run, data=data, device=CPU)
+    assert hashes(folder.path) == before
 
 
 def test_a_policy_that_does_not_go_with_the_world_model_replaces_none(data: Path, run: Run) -> None:
