@@ -91,7 +91,8 @@ class Agent:
 
         Returns:
             The action, (A,) float32 within the environment's bounds, such as `[steer, gas, brake]`; or the number of a
-            discrete action, an int. To be held for `action_repeat` steps.
+            discrete action, an int from 0 (where the environment counts from another number, add its
+            `action_space.start`). To be held for `action_repeat` steps.
 
         Raises:
             UsageError: the observation has another shape or type.

@@ -357,7 +357,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[bool, str]]:
     yield model.cell == "blocks" and model.deter % model.blocks > 0, "model.deter must be a multiple of model.blocks"
     yield (
         discrete and policy.gradient != "reinforce",
-        "discrete actions have no gradient but policy.gradient = reinforce",
+        "discrete actions have no gradient but policy.gradient = reinforce; --set policy.gradient=reinforce",
     )
     wild = settings.collect.policy
     unfit = discrete and wild in ("brownian", "glance", "launch")
@@ -628,7 +628,7 @@ PRESETS: dict[str, Changes] = {
         "collect": {"decisions": 60_000},
         "model": {"mirror": False},
         "world": {"updates": 2800},
-        "policy": {"updates": 1200, "slow_rate": 0.1},
+        "policy": {"updates": 1200},
         "evaluate": {"tracks": 20},
     },
     "tiny": {
@@ -650,7 +650,13 @@ PRESETS: dict[str, Changes] = {
 
 BENEATH: dict[str, Changes] = {
     "demo": {
-        "policy": {"carry": 0.0, "entropy": 3e-4, "entropy_boost": 30.0, "distribution": "bounded-normal"},
+        "policy": {
+            "carry": 0.0,
+            "entropy": 3e-4,
+            "entropy_boost": 30.0,
+            "distribution": "bounded-normal",
+            "slow_rate": 0.1,
+        },
     }
 }
 """What a preset changes where neither environment nor variant does: dreams of a poor world are trusted less far."""

@@ -144,6 +144,8 @@ def _collective(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*args, **options)
         except RuntimeError as error:
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, of this process
+                raise
             _lost = True
             raise LostProcessError(
                 f"Another process of this job ended, or did not answer for {PATIENCE.seconds // 60} minutes; what it "

@@ -263,7 +263,7 @@ class _Timed:
         return action
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def dreamt_rewards(agent: Agent, start: Latent, discount: float = 1.0) -> list[float]:
     """Rewards that the world model expects of the next `HORIZONS[-1]` decisions of the policy.
 

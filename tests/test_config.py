@@ -210,4 +210,5 @@ def test_what_demo_changes_beneath_gives_way_to_variants_and_environments() -> N
     assert (resolve("demo").policy.carry, resolve("demo").policy.distribution) == (0.0, "bounded-normal")
     assert (resolve("full").policy.carry, resolve("full").policy.distribution) == (0.75, "wide-normal")
     assert resolve("demo", variant="v1").policy.distribution == "tanh-normal"
+    assert (resolve("demo").policy.slow_rate, resolve("demo", variant="v2").policy.slow_rate) == (0.1, 1.0)
     assert resolve("demo", values=[("view.env", "Pendulum-v1")]).policy.carry == 0.75

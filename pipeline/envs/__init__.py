@@ -30,10 +30,18 @@ def mirror_of(view: ViewSettings, *, wanted: bool) -> Mirror | None:
 
 
 def cost_of(view: ViewSettings, *, wanted: bool) -> Cost | None:
-    """What is to be avoided in this environment; None where it is not wanted. Raises UsageError where nothing is."""
+    """What is to be avoided in this environment; None where it is not wanted.
+
+    Raises UsageError where nothing is known to be, or where it cannot be seen.
+    """
     cost = adapter_of(view.env).cost if wanted else None
     if wanted and cost is None:
         raise UsageError(f"Nothing is known that is to be avoided in {view.env}; --set model.cost=false")
+    if wanted and (view.grey or view.arguments.get("domain_randomize")):
+        raise UsageError(
+            f"What is to be avoided in {view.env} is told by its colour, which is another with view.grey or "
+            "domain_randomize; --set model.cost=false, and policy.cost_ends=0 for fit-policy"
+        )
     return cost
 
 

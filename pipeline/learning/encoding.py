@@ -17,7 +17,12 @@ from ..models.world_model import WorldModel
 from ..randomness import Stream, numpy_stream
 from .precision import autocast
 
-_EPISODES = 16  # encoded side by side
+_EPISODES, _ROWS = 16, 8192  # at most, encoded side by side
+
+
+def side_by_side(longest: int) -> int:
+    """How many episodes to encode at once: a batch is padded to the longest of them, and takes memory by its rows."""
+    return max(1, min(_EPISODES, _ROWS // longest))
 
 
 class Rows(NamedTuple):
@@ -94,8 +99,10 @@ def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bo
     by_length = np.argsort(-windows.lengths, kind="stable")
     order = [windows.episodes[place] for place in by_length]
     with Meter("Encoding the data", len(order), "episodes") as meter, autocast(model.device, precision):
-        for first in range(0, len(order), _EPISODES):
-            batch, mask = windows.episode_batch(order[first : first + _EPISODES])
+        done = 0
+        while done < len(order):
+            group = order[done : done + side_by_side(int(windows.lengths[by_length[done]]))]
+            batch, mask = windows.episode_batch(group)
             batch, mask = batch.to(model.device), mask.to(model.device)
             states = model.observe(batch.observation, batch.action, batch.is_first)
             kept = (mask if with_rows else mask & ~batch.is_terminal).flatten()
@@ -107,7 +114,8 @@ def encode(model: WorldModel, windows: Windows, precision: str, *, with_rows: bo
             if with_rows:
                 is_last = mask & ~torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
                 rows.append([part.flatten()[kept] for part in (batch.reward, batch.is_terminal, is_last)])
-            meter.advance_to(min(first + _EPISODES, len(order)))
+            done += len(group)
+            meter.advance_to(done)
     action = torch.cat(actions)
     recorded = Rows(*(torch.cat(part) for part in zip(*rows, strict=True))) if with_rows else None
     return EncodedData(Latent(deter[:filled], stoch[:filled]), action.mean(0), action.std(0), recorded)

@@ -56,7 +56,8 @@ class Actor(nn.Module):
         swept = torch.arange(outputs) < 1 if discrete else torch.arange(outputs) >= outputs // 2  # logit, deviations
         raw = torch.linspace(-20, 20, 161)[:, None] * swept
         entropy = self.distribution(raw).entropy()
-        return float(entropy.min()), float(entropy.max())
+        # A wide normal under a tanh has little entropy too, being at both bounds at once: that is not meant.
+        return float(entropy.min() if discrete else entropy[0]), float(entropy.max())
 
 
 class Critic(nn.Module):

@@ -298,6 +298,7 @@ class NormedDynamics(RecurrentDynamics):
         """By hand, where the parts are those of the default model."""
         s = self.settings
         other = self.gaussian or s.norm != "layer" or s.activation != "silu" or action.requires_grad
+        other |= action.device.type != "cpu"  # whose kernels alone norm bfloat16 with a float32 scale
         if other or torch.compiler.is_compiling():  # a compiler wants to see through it, and fuses by itself
             return super()._observe(projected, action, is_first, noise)
         plan = fused.Plan(s.groups, s.classes, s.unimix, LayerNorm.epsilon, product_dtype(action.device))

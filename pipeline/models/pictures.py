@@ -267,7 +267,7 @@ class PooledDecoder(Decoder):
         super().__init__(settings)
         norm, activation, side = settings.norm, settings.activation, size // 16
         channels = [*(settings.depth * multiple for multiple in _POOLED[::-1]), 3]
-        if deter % settings.blocks or channels[0] % settings.blocks:
+        if deter and (deter % settings.blocks or channels[0] % settings.blocks):
             raise UsageError("model.encoder = pooled needs model.deter and 4 model.depth in multiples of model.blocks")
         width = side * side * channels[0]
         self.widths = (deter, stoch)

@@ -165,5 +165,9 @@ def _caution(world: StageFolder) -> str:
     horizon = HORIZONS[-1]
     errors = [line.get(f"held_out/open_loop_reward_{horizon}") for line in console.read_lines(world.metrics)]
     last = next((error for error in reversed(errors) if error is not None), None)
-    known = f"Over {horizon} decisions of recorded drives the dream's reward is off by {last:.1f}; " if last else ""
+    known = (
+        f"Over {horizon} decisions of recorded drives the dream's reward is off by {last:.1f}; "
+        if last is not None
+        else ""
+    )
     return f"{known}whether it comes true for this policy, only `dreamer evaluate` tells"

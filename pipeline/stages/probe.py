@@ -22,6 +22,7 @@ from ..episodes.joined import Data, locks_of, open_data
 from ..episodes.store import EpisodeStore
 from ..episodes.windows import Windows, split
 from ..errors import StageError
+from ..learning.encoding import side_by_side
 from ..learning.probing import Linear, Numbers, RidgeRegression, r_squared
 from ..locks import reading
 from ..models.checkpoints import load_world
@@ -32,7 +33,6 @@ UNITS = {"speed": "units/s", "yaw_rate": "rad/s", "track_offset": "units"}
 """What is probed for, as far as the data hold it; the distance from the road's middle where a wheel is on the road."""
 
 _HELD_OUT = 0.25  # of data that the world model has not met
-_SIDE_BY_SIDE = 16  # episodes
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def _labelled(
 ) -> Iterator[tuple[Numbers, dict[str, Numbers]]]:
     """States of some episodes after another, (N, F), and what was recorded with each, (N,), NaN where nothing was."""
     with console.Meter("Looking at the data", len(episodes), "episodes") as meter, torch.no_grad():
-        for first in range(0, len(episodes), _SIDE_BY_SIDE):
-            chosen = episodes[first : first + _SIDE_BY_SIDE]
+        together = side_by_side(int(store.lengths[episodes].max()))
+        for first in range(0, len(episodes), together):
+            chosen = episodes[first : first + together]
             batch, mask = Windows(store, chosen, 2, memory_gib=1.0).episode_batch(chosen)
             batch = batch.to(model.device)
             states = model.observe(batch.observation, batch.action, batch.is_first)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.config import ModelSettings, ViewSettings
 from pipeline.episodes.episode import Batch
-from pipeline.learning.encoding import EncodedData, encode, episodes_that_fit
+from pipeline.learning.encoding import EncodedData, encode, episodes_that_fit, side_by_side
 from pipeline.models.checkpoints import Interface, build_world
 
 SIZES = ModelSettings(deter=8, groups=2, classes=4, hidden=8, units=8, depth=2, ensemble=2, ensemble_units=4)
@@ -87,6 +87,10 @@ def test_the_longest_episodes_come_first(monkeypatch: pytest.MonkeyPatch) -> Non
     windows: Any = Short()
     encode(build_world(SIZES, Interface(ViewSettings(), (-1.0,), (1.0,))), windows, "float32")
     assert asked == [9, 8, 7]
+
+
+def test_long_episodes_are_encoded_in_smaller_groups() -> None:
+    assert [side_by_side(longest) for longest in (2, 251, 513, 1001, 27_000)] == [16, 16, 15, 8, 1]
 
 
 @pytest.mark.parametrize(("latent", "bytes_of_a_state"), [("categorical", 4 * 8 + 2 * 4), ("gaussian", 4 * 8 + 4 * 5)])

@@ -82,6 +82,22 @@ def test_the_default_model_is_observed_by_hand(
         other.observe(data["embedding"], data["action"], data["first"])
 
 
+def test_only_a_cpu_norms_bfloat16_with_a_float32_scale(
+    dynamics: NormedDynamics, data: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere the kernel of the way back refuses the two types, and automatic differentiation casts first."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(fused, "observe", fail)
+    elsewhere = {name: tensor.to("meta") for name, tensor in data.items()}
+    dynamics.to("meta")
+    embedding, action, first = (elsewhere[name] for name in ("embedding", "action", "first"))
+    states, _ = dynamics._observe(dynamics.project(embedding), action, first, elsewhere["noise"])
+    assert states.deter.shape == (3, 7, dynamics.deter_width)
+
+
 @pytest.mark.parametrize("backwards", [True, False])
 def test_nothing_stays_in_memory(dynamics: NormedDynamics, data: dict[str, Tensor], backwards: bool) -> None:
     """Neither after the gradient nor where it is never asked for; without the garbage collector, which sees no cycle

@@ -66,3 +66,7 @@ def test_only_where_something_is_to_be_avoided() -> None:
     assert cost_of(ViewSettings(env="Pendulum-v1"), wanted=False) is None
     with pytest.raises(UsageError, match=r"to be avoided in Pendulum-v1; --set model\.cost=false"):
         cost_of(ViewSettings(env="Pendulum-v1"), wanted=True)
+    for colourless in (ViewSettings(grey=True), ViewSettings(env_kwargs='{"domain_randomize": true}')):
+        assert cost_of(colourless, wanted=False) is None
+        with pytest.raises(UsageError, match=r"told by its colour.*; --set model\.cost=false"):
+            cost_of(colourless, wanted=True)
