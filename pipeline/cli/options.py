@@ -152,7 +152,8 @@ class Shared:
             environment: that of the data set, for a run that has recorded none, see `recorded_environment`.
 
         Raises:
-            UsageError: a setting is unknown, out of bounds or, given with `--set`, of no use to the command.
+            UsageError: a setting is unknown, out of bounds or, given with `--set`, of no use to the command. What
+                `fit-world` is told of the policy, the run remembers for `fit-policy`.
         """
         given = [_assignment(text) for text in self.assignments or ()]
         options = {"seed": self.seed, "deterministic": self.deterministic or None, **(shortcuts or {})}
@@ -175,7 +176,8 @@ class Shared:
             if options.get(name) is not None:
                 raise UsageError(f"The setting {name} is given with --set and by an option of its own; leave one out")
             owner = OWNERS.get(name.partition(".")[0], command)
-            if command not in (owner, "run"):
+            together = (command, owner) == ("fit-world", "fit-policy")  # some settings of the two go together
+            if command not in (owner, "run") and not together:
                 raise UsageError(f"The setting {name} belongs to `dreamer {owner}`, not to `dreamer {command}`")
         return settings
 

@@ -232,6 +232,12 @@ def test_a_setting_of_another_command_is_refused(
     assert calls == []
 
 
+def test_what_goes_together_in_world_and_policy_can_be_said_at_once(calls: Calls) -> None:
+    assert dreamer("fit-world", "--set", "model.ensemble=0", "--set", "policy.penalty=0") == 0
+    ((_, (settings,), _),) = calls
+    assert (settings.model.ensemble, settings.policy.penalty) == (0, 0)
+
+
 def test_every_section_of_the_settings_has_an_owner() -> None:
     assert {"seed", "deterministic", *shared_options.OWNERS} == set(resolve().model_dump())
     assert set(shared_options.OWNERS.values()) <= set(COMMANDS)
