@@ -364,7 +364,7 @@ class StageFolder:
             elif before[name] != value and (key not in _MAY_CHANGE or (key == "updates" and under_way)):
                 raise UsageError(
                     f"{self.path} was begun with {name} = {before[name]}, not {value}; choose another --run, "
-                    f"or start anew with `{self.command} --fresh`"
+                    "or start anew by the same command with --fresh"
                 )
         return settings
 

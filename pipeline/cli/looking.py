@@ -36,12 +36,10 @@ def status(runs: AnyRuns = None, as_json: AsJson = False, debug: Debug = False) 
     """What every run was made from, what is stale, the score, and the next command."""
     from .. import lineage
 
-    found = [lineage.find_run(name) for name in runs or lineage.run_names()]
-    data = lineage.data_sets()
-    chains, refused = [], []
-    for run in found:
+    data, chains, refused = lineage.data_sets(), [], []
+    for name in dict.fromkeys(runs or lineage.run_names()):
         try:
-            chains.append(lineage.trace(run, data))
+            chains.append(lineage.trace(lineage.find_run(name), data))
         except StageError as error:  # one bad run hides no other
             refused.append(str(error))
     if as_json:

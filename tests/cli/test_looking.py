@@ -78,6 +78,9 @@ def test_status_hides_no_run_behind_a_bad_one(run: Run, capsys: Screen) -> None:
     assert dreamer("status") == 3
     output = capsys.readouterr()
     assert "450" in output.out and "bad/world is a link to a folder beyond the runs" in output.err
+    assert dreamer("status", "demo", "dmeo") == 3
+    output = capsys.readouterr()
+    assert "450" in output.out and "did you mean 'demo'?" in output.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -163,7 +163,7 @@ def test_it_ends_with_the_coverage(collected: Path, capsys: pytest.CaptureFixtur
 )
 def test_other_settings_do_not_mix(collected: Path, changed: dict[str, object], said: str) -> None:
     before = fingerprint(collected)
-    cure = f"use another --data name, or .* `dreamer collect --data {NAME} --fresh`"
+    cure = f"ask for the same to extend it, use another --data name, or .* `dreamer collect --data {NAME} --fresh`"
     with pytest.raises(StageError, match=f"{said}; {cure}"):
         collect(tiny(**changed), name=NAME, root=collected.parent)
     assert fingerprint(collected) == before

@@ -95,7 +95,7 @@ def test_an_episode_depends_on_seed_number_and_how_alone(collected: Path, tiny_r
 def test_data_of_others_do_not_mix(collected: Path, tiny_run: Run, tmp_path: Path) -> None:
     root = Path(shutil.copytree(collected.parent, tmp_path / "data"))
     before = digests(collected)
-    with pytest.raises(StageError, match="collected with policy 'driven', not 'mixture'; use another --data name"):
+    with pytest.raises(StageError, match="collected with policy 'driven', not 'mixture'; ask for the same"):
         collect(tiny(), name=NAME, root=root)
     with pytest.raises(StageError, match=r"driver\.actions 'stochastic', not 'deterministic'"):
         collect(tiny(actions="deterministic"), name=NAME, root=root, driver=tiny_run)
