@@ -71,9 +71,9 @@ def run(tmp_path: Path, data: Path) -> Run:
     run = Run(tmp_path / "artifacts" / "some")
     interface = Interface(SETTINGS.view, (-1.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     torch.manual_seed(0)
-    save_world(run.world.weights, build_world(SETTINGS.model, interface), interface)
     with EpisodeStore.open(data) as store:
         manifest, _ = run.world.start(SETTINGS, ("world",), {"data": store.fingerprint})
+    save_world(run.world.weights, build_world(SETTINGS.model, interface), interface)
     outputs = {run.world.weights.name: file_hash(run.world.weights)}
     run.world.write_manifest(replace(manifest, outputs=outputs, done=1, complete=True))
     return run
