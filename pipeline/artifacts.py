@@ -328,8 +328,8 @@ class StageFolder:
 
         Returns:
             The manifest so far, and the settings to work with, in which what an earlier run has measured
-            (`precision`, and the updates that fit in the minutes) is filled in. `write_settings` is the caller's, once
-            there is work to do.
+            (`precision`, and the updates that fit in the minutes) is filled in. `write_settings` is left to `fit`, once
+            there is something to go on from.
 
         Raises:
             StageError: the inputs have changed since, or there are weights that nothing tells the inputs of.

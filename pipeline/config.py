@@ -612,7 +612,7 @@ ENVIRONMENTS: dict[str, Changes] = {
 def environment_changes(env: str) -> Changes:
     """What an environment changes, by its id or `module:id`. Raises UsageError where its version is left out."""
     name = env.rpartition(":")[2]
-    known = next((one for one in ENVIRONMENTS if one.rpartition("-v")[0] == name), None)
+    known = next((one for one in ENVIRONMENTS if one.partition("-v")[0] == name != one), None)
     if known is not None:  # gymnasium would take its latest, without what is known of it here
         raise UsageError(f"{env} has several versions; did you mean '{known}'?")
     return ENVIRONMENTS.get(name, ENVIRONMENTS.get(name.partition("/")[0], _ANY))

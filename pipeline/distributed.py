@@ -18,7 +18,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .errors import DreamerError, UsageError
+from .errors import DreamerError, UsageError, of_the_machine
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -144,7 +144,7 @@ def _collective(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*args, **options)
         except RuntimeError as error:
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, of this process
+            if of_the_machine(error) is not None:  # it is this process that lacks something
                 raise
             _lost = True
             raise LostProcessError(

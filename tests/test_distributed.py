@@ -105,6 +105,21 @@ def test_a_process_that_has_noticed_the_loss_of_another_is_given_the_time_to_say
     assert "still there" in done.stdout, done.stderr
 
 
+def test_what_this_process_lacks_is_no_loss_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_lost", False)
+
+    @distributed._collective
+    def call(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(torch.OutOfMemoryError):
+        call(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not distributed._lost
+    with pytest.raises(distributed.LostProcessError):
+        call(RuntimeError("Connection closed by peer"))
+    assert distributed._lost
+
+
 def test_one_process_is_the_first_and_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -30,6 +30,7 @@ from pipeline.envs.car_racing.actions import GAS
 from pipeline.envs.car_racing.fast_car_racing import FastCarRacing
 from pipeline.envs.car_racing.view import CarRacingView
 from pipeline.errors import DreamerError
+from pipeline.models.distributions import symexp_bins
 from pipeline.models.dynamics import Latent
 from pipeline.models.world_model import WorldModel
 
@@ -162,6 +163,18 @@ def test_the_dream_is_asked_once_the_camera_has_zoomed_in(garage: Garage, monkey
             states.append(latent)
     assert len(asked) == 1
     assert torch.equal(asked[0].feature, states[13].feature)
+
+
+def test_a_dream_asked_for_first_leaves_nothing_that_cannot_be_learned_from(garage: Garage) -> None:
+    """The bins of a reward are made once in a process; made in torch's inference mode, no gradient could use them."""
+    agent = agent_of(garage)
+    agent.reset()
+    agent.act(np.zeros((96, 96, 3), np.uint8))
+    symexp_bins.cache_clear()
+    dreamt_rewards(agent, agent.latent)
+    made = symexp_bins.cache_info().misses
+    assert not symexp_bins(agent.world.settings.bins, torch.device("cpu")).is_inference()
+    assert symexp_bins.cache_info().misses == made, "these are the ones that the dream has made"
 
 
 def test_dreamt_rewards_count_as_far_as_the_dream_goes_on(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:

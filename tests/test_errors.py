@@ -37,6 +37,9 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
             "larger than a file",
         ),
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "e.png"), "e.png cannot be written, for a folder has this"),
+        (FileExistsError(errno.EEXIST, "File exists", "a"), "a cannot be made, for something else has this name"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b cannot be found, for what should be"),
         (MemoryError(), "not enough memory (MemoryError); "),
         (
             RuntimeError("CUDA out of memory. Tried 2 GiB\nmore"),

@@ -340,7 +340,7 @@ def allow_replacing(shared: Shared, fresh: bool, yes: bool, *folders: Path) -> N
     typer.confirm(f"Replace {there}?", abort=True)
 
 
-def either(updates: int | None, minutes: float | None) -> None:
+def refuse_two_lengths(updates: int | None, minutes: float | None) -> None:
     """Raise UsageError where both say how long to fit."""
     if updates is not None and minutes is not None:
         raise UsageError("--updates and --minutes both say how long to fit; leave one out")

@@ -38,11 +38,11 @@ from .options import (
     data_path,
     data_paths,
     driving_run,
-    either,
     log_to,
     own_workers,
     recorded_environment,
     recorded_view,
+    refuse_two_lengths,
 )
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def fit_world(
     wandb: WandB = False,
 ) -> None:
     """Fit the world model to the data; the same command goes on after an interruption."""
-    either(updates, minutes)
+    refuse_two_lengths(updates, minutes)
     folder = Run.named(run)
     paths, recorded = data_paths(data, folder, fresh=fresh), folder.recorded_settings(folder.world, fresh=fresh)
     settings = shared.settings("fit-world", {"world.updates": updates}, recorded, recorded_environment(paths[0]))
@@ -171,7 +171,7 @@ def fit_policy(
     wandb: WandB = False,
 ) -> None:
     """Fit the actor and the critic in imagination alone; the same command goes on after an interruption."""
-    either(updates, minutes)
+    refuse_two_lengths(updates, minutes)
     folder = Run.named(run)
     recorded = folder.recorded_settings(folder.policy, folder.world, fresh=fresh)
     settings = shared.settings("fit-policy", {"policy.updates": updates}, recorded)

@@ -40,7 +40,7 @@ def cost_of(view: ViewSettings, *, wanted: bool) -> Cost | None:
     if wanted and (view.grey or view.arguments.get("domain_randomize")):
         raise UsageError(
             f"What is to be avoided in {view.env} is told by its colour, which is another with view.grey or "
-            "domain_randomize; --set model.cost=false, and policy.cost_ends=0 for fit-policy"
+            "domain_randomize; --set model.cost=false --set policy.cost_ends=0"
         )
     return cost
 

@@ -95,6 +95,14 @@ def test_pooled_encoder_golden() -> None:
     assert torch.allclose(encoder(observation), x.permute(0, 2, 3, 1).flatten(1), atol=1e-5)
 
 
+def test_without_an_h_the_pooled_decoder_needs_no_blocks() -> None:
+    """The first map's 12 channels do not divide into 8 blocks of h, which there are none of."""
+    odd = POOLED.model_copy(update={"depth": 3})
+    assert make_decoder(odd, 64, 0, 5)(torch.randn(2, 5)).shape == (2, 3, 64, 64)
+    with pytest.raises(UsageError, match=r"multiples of model\.blocks"):
+        make_decoder(odd, 64, 16, 5)
+
+
 def test_pooled_decoder_golden() -> None:
     """The first map of the sum of both parts, then doublings: convolution, norm, SiLU; the last one alone."""
     decoder = make_decoder(POOLED, 64, 0, 5)
